@@ -1,0 +1,198 @@
+"""What a run may spend, and what it did spend.
+
+`Budget` is a set of hard limits: any that is set binds. `Ledger` is the one account of a run; models
+and scorers charge it at the seam, so usage is what they were asked for, to the token. Tokens are
+reserved before they are generated, which is why a token limit is never overstepped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, fields
+
+from itscale.errors import OptionError
+from itscale.types import StopReason
+
+__all__ = ["Budget", "Ledger", "OutOfBudget", "Price", "Usage"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """Hard limits of one run; None means no limit.
+
+    `generations` is the field's N: how many paths a method starts from the prompt. A fork takes
+    the slot of a path that was dropped, so a population of N stays N.
+
+    Raises:
+        OptionError: if a limit is not positive.
+    """
+
+    generations: int | None = None
+    tokens: int | None = None
+    """Generated tokens, discarded ones included."""
+    scorer_calls: int | None = None
+    """Paths judged."""
+    seconds: float | None = None
+    dollars: float | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and not value > 0:
+                raise OptionError(
+                    f"budget {field.name} is {value}; give a number above 0, or leave it out for no limit"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """Dollars per million tokens."""
+
+    prompt_usd: float = 0.0
+    cached_usd: float = 0.0
+    generated_usd: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What was spent. `prompt_tokens` counts the whole context of every call; `cached_tokens` is
+    the part of it that was not computed again. `discarded_tokens` is the part of
+    `generated_tokens` that is in no candidate of the result (pruned, killed, lost)."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    discarded_tokens: int = 0
+    model_calls: int = 0
+    failed_calls: int = 0
+    retries: int = 0
+    scorer_calls: int = 0
+    scorer_tokens: int = 0
+    """Tokens the scorer computed (its cached prefixes are not counted)."""
+    seconds: float = 0.0
+    dollars: float = 0.0
+
+    def to_json(self) -> dict[str, int | float]:
+        """Plain values, field names as keys."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+class OutOfBudget(Exception):  # noqa: N818  a signal between rooms, never shown to a user
+    """A limit binds; carries which. Caught by `Method.run`, which returns the best so far."""
+
+    def __init__(self, reason: StopReason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+class Ledger:
+    """The account of one run. All counting and all refusing happens here."""
+
+    def __init__(self, budget: Budget, price: Price | None = None) -> None:
+        if budget.dollars is not None and price is None:
+            raise OptionError("budget dollars needs a model with a price; set the model's price or drop dollars")
+        self.budget = budget
+        self.price = price or Price()
+        self.started = time.monotonic()
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.generated_tokens = 0
+        self.model_calls = 0
+        self.failed_calls = 0
+        self.retries = 0
+        self.scorer_calls = 0
+        self.scorer_tokens = 0
+        self.generations = 0
+        self._reserved_tokens = 0
+        self._returned = asyncio.Condition()
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began."""
+        return time.monotonic() - self.started
+
+    @property
+    def dollars(self) -> float:
+        """What the tokens so far cost."""
+        fresh = self.prompt_tokens - self.cached_tokens
+        return (
+            fresh * self.price.prompt_usd
+            + self.cached_tokens * self.price.cached_usd
+            + self.generated_tokens * self.price.generated_usd
+        ) / 1e6
+
+    def charge_model(self, *, prompt: int, cached: int, generated: int) -> None:
+        """One model call ended, well or not: `generated` tokens were produced for it."""
+        self.model_calls += 1
+        self.prompt_tokens += prompt
+        self.cached_tokens += cached
+        self.generated_tokens += generated
+
+    def charge_scorer(self, *, tokens: int) -> None:
+        """A scorer computed `tokens` tokens."""
+        self.scorer_tokens += tokens
+
+    def check(self) -> None:
+        """Raises OutOfBudget if time or money is used up."""
+        if self.budget.seconds is not None and self.seconds >= self.budget.seconds:
+            raise OutOfBudget(StopReason.SECONDS)
+        if self.budget.dollars is not None and self.dollars >= self.budget.dollars:
+            raise OutOfBudget(StopReason.DOLLARS)
+
+    def start_generation(self) -> None:
+        """A path begins at the prompt. Raises OutOfBudget if none may."""
+        if self.budget.generations is not None and self.generations >= self.budget.generations:
+            raise OutOfBudget(StopReason.GENERATIONS)
+        self.generations += 1
+
+    def start_scoring(self) -> None:
+        """A path is about to be judged. Raises OutOfBudget if none may."""
+        if self.budget.scorer_calls is not None and self.scorer_calls >= self.budget.scorer_calls:
+            raise OutOfBudget(StopReason.SCORER_CALLS)
+        self.scorer_calls += 1
+
+    async def reserve_tokens(self, wanted: int) -> int:
+        """How many tokens a call may generate: `wanted`, or what is left when that is less.
+
+        Waits while too little is free but reservations of running calls may yet be returned.
+        Raises OutOfBudget when nothing is left. Pair with `return_tokens(granted, used)`.
+        """
+        limit = self.budget.tokens
+        if limit is None:
+            return wanted
+        async with self._returned:
+            while True:
+                self.check()
+                free = limit - self.generated_tokens - self._reserved_tokens
+                if free >= wanted or (self._reserved_tokens == 0 and free > 0):
+                    granted = min(free, wanted)
+                    self._reserved_tokens += granted
+                    return granted
+                if self._reserved_tokens == 0:
+                    raise OutOfBudget(StopReason.TOKENS)
+                await self._returned.wait()
+
+    async def return_tokens(self, granted: int) -> None:
+        """The call a reservation was made for has ended and charged what it used."""
+        if self.budget.tokens is None:
+            return
+        async with self._returned:
+            self._reserved_tokens -= granted
+            self._returned.notify_all()
+
+    def usage(self, *, kept_tokens: int) -> Usage:
+        """The account as a value. `kept_tokens`: distinct tokens in the result's candidates."""
+        return Usage(
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            generated_tokens=self.generated_tokens,
+            discarded_tokens=max(0, self.generated_tokens - kept_tokens),
+            model_calls=self.model_calls,
+            failed_calls=self.failed_calls,
+            retries=self.retries,
+            scorer_calls=self.scorer_calls,
+            scorer_tokens=self.scorer_tokens,
+            seconds=self.seconds,
+            dollars=self.dollars,
+        )

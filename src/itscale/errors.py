@@ -1,0 +1,68 @@
+"""Every error itscale raises on purpose. Each message ends with what to do about it.
+
+    ItscaleError
+    |- OptionError      (ValueError)    an unknown or impossible option, name, spec or budget
+    |- PromptError      (ValueError)    a prompt the model cannot answer as asked
+    |- TaskError        (ValueError)    a task, level or problem file that does not exist or parse
+    |- ModelError       (RuntimeError)  a model that cannot be loaded, or a call to it that failed
+    |  `- MemoryLimitError              a path that cannot fit into the KV memory limit
+    |- ScorerError      (RuntimeError)  a scorer that broke its contract (count, NaN, range)
+    `- AllFailedError   (RuntimeError)  every candidate of a run failed
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "AllFailedError",
+    "ItscaleError",
+    "MemoryLimitError",
+    "ModelError",
+    "OptionError",
+    "PromptError",
+    "ScorerError",
+    "TaskError",
+    "did_you_mean",
+]
+
+
+class ItscaleError(Exception):
+    """Base of all errors raised on purpose by itscale."""
+
+
+class OptionError(ItscaleError, ValueError):
+    """An unknown or impossible option, name, spec or budget."""
+
+
+class PromptError(ItscaleError, ValueError):
+    """A prompt the model cannot answer as asked."""
+
+
+class TaskError(ItscaleError, ValueError):
+    """A task, level or problem file that does not exist or does not parse."""
+
+
+class ModelError(ItscaleError, RuntimeError):
+    """A model that cannot be loaded, or a call to it that failed."""
+
+
+class MemoryLimitError(ModelError):
+    """A path that cannot fit into the KV memory limit even alone."""
+
+
+class ScorerError(ItscaleError, RuntimeError):
+    """A scorer that broke its contract: count of scores, NaN, or range."""
+
+
+class AllFailedError(ItscaleError, RuntimeError):
+    """Every candidate of a run failed."""
+
+
+def did_you_mean(kind: str, given: str, known: Iterable[str]) -> str:
+    """A sentence for an unknown name: what was given, the closest known ones, all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"unknown {kind} {given!r}; {hint}known: {', '.join(names)}"

@@ -1,0 +1,89 @@
+"""What happened in a run, as typed events: the log, the live page, the report and the tests all
+read the same stream. Paths are numbered in the order a run first saw them; the root is 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["Chosen", "Event", "Failed", "Proposed", "Pruned", "Resampled", "Scored", "Stopped", "Trace"]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """A model added one step to a path."""
+
+    path: int
+    parent: int
+    text: str
+    tokens: int
+    end: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A scorer judged a path: one score a step (process) or one in all (outcome)."""
+
+    path: int
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resampled:
+    """A population was resampled: slot i now continues path `paths[i]`. Weights are before."""
+
+    paths: tuple[int, ...]
+    weights: tuple[float, ...]
+    ess: float
+    log_evidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """Paths were dropped for good."""
+
+    paths: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A call failed for good; it cost the candidate that continued this path."""
+
+    path: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A limit bound; the best so far is the answer."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The run's answer is this path."""
+
+    path: int
+
+
+Event = Proposed | Scored | Resampled | Pruned | Failed | Stopped | Chosen
+
+
+class Trace:
+    """The events of one run, in order; observers are called with each as it happens."""
+
+    def __init__(self, *observers: Callable[[Event], None]) -> None:
+        self.events: list[Event] = []
+        self._observers = observers
+
+    def emit(self, event: Event) -> None:
+        """Append and tell the observers."""
+        self.events.append(event)
+        for observer in self._observers:
+            observer(event)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Plain values, each with its event name under `event`."""
+        return [{"event": type(e).__name__.lower(), **asdict(e)} for e in self.events]

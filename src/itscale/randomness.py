@@ -1,0 +1,82 @@
+"""Randomness from one integer, without order: a stream is named, never advanced by somebody else.
+
+Law: every draw of every method goes through `Randomness.choose`, a choice among finitely many
+outcomes with stated probabilities. In a run a `Seeded` stream makes the choice; in a test the
+enumerator of `itscale.testing` makes all of them, one after the other, in the unchanged algorithm.
+
+Streams are derived by name (`rng.child("extend", 3)`), so concurrency and order change nothing.
+The generator is SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number
+generators") used as a counter-based hash, so that a whole batch of draws is one NumPy expression.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Randomness", "Seeded", "derive", "uniforms"]
+
+UInt64s = npt.NDArray[np.uint64]
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def derive(seed: int, *labels: str | int) -> int:
+    """A 63-bit seed that depends on `seed` and the labels alone, the same on every machine."""
+    digest = hashlib.blake2b(repr((seed, *labels)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def uniforms(seeds: UInt64s, counters: UInt64s) -> npt.NDArray[np.float64]:
+    """One uniform in [0, 1) per `(seed, counter)` pair, shapes broadcast; no state."""
+    with np.errstate(over="ignore"):
+        z = seeds + (counters + np.uint64(1)) * _GOLDEN
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    fractions: npt.NDArray[np.float64] = (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return fractions
+
+
+class Randomness(ABC):
+    """A named stream of discrete draws."""
+
+    @property
+    @abstractmethod
+    def seed(self) -> int:
+        """A 63-bit integer for backends that draw by themselves."""
+
+    @abstractmethod
+    def choose(self, probabilities: Sequence[float] | npt.NDArray[np.float64]) -> int:
+        """An index, drawn with the given probabilities (linear, shape (K,), summing to 1)."""
+
+    @abstractmethod
+    def child(self, *labels: str | int) -> Randomness:
+        """The stream of that name below this one; the same object of draws each time it is asked."""
+
+
+class Seeded(Randomness):
+    """The stream of real runs."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._drawn = 0
+
+    @property
+    def seed(self) -> int:
+        return self._seed
+
+    def choose(self, probabilities: Sequence[float] | npt.NDArray[np.float64]) -> int:
+        p = np.asarray(probabilities, dtype=np.float64)
+        u = uniforms(np.array([self._seed], np.uint64), np.array([self._drawn], np.uint64))[0]
+        self._drawn += 1
+        edges = np.cumsum(p)
+        # u * total absorbs rounding in the sum; side="right" never lands on a zero-probability index.
+        index = int(np.searchsorted(edges, u * edges[-1], side="right"))
+        return min(index, int(np.flatnonzero(p)[-1]))
+
+    def child(self, *labels: str | int) -> Randomness:
+        return Seeded(derive(self._seed, *labels))

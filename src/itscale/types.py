@@ -1,0 +1,213 @@
+"""The values every room knows: prompts, steps, paths, sampling, usage-free results.
+
+Nothing here computes; everything is immutable. A path is a node with a parent, so a thousand
+paths that share a prefix share its memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+__all__ = [
+    "Candidate",
+    "End",
+    "Message",
+    "Path",
+    "Problem",
+    "Prompt",
+    "Sampling",
+    "Step",
+    "StopReason",
+    "Until",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message."""
+
+    role: Literal["system", "user", "assistant", "tool", "developer"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is to be answered: chat messages, or (exactly one of the two) raw text to continue."""
+
+    messages: tuple[Message, ...] = ()
+    raw: str | None = None
+
+    @classmethod
+    def user(cls, text: str) -> Prompt:
+        """A prompt of one user message."""
+        return cls(messages=(Message("user", text),))
+
+    @property
+    def question(self) -> str:
+        """The last user message, or the raw text."""
+        if self.raw is not None:
+            return self.raw
+        return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A prompt with an id and a private reference. No method ever sees the reference."""
+
+    id: str
+    prompt: Prompt
+    reference: str
+    level: int | None = None
+
+
+class End(StrEnum):
+    """Why a step ended. `LENGTH` (a token limit) and `ABORT` (cut off) never mean finished."""
+
+    BOUNDARY = "boundary"
+    EOS = "eos"
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A chunk of generation.
+
+    `token_ids` includes the boundary or end-of-sequence token it ended on. `logprob` is the sum
+    over its tokens in nats under the sampling distribution (after temperature), None where the
+    backend does not tell.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    end: End
+    logprob: float | None = None
+
+
+class Path:
+    """A prefix of steps: an immutable node that knows its parent. Compared by identity."""
+
+    __slots__ = ("__weakref__", "depth", "n_tokens", "parent", "prompt", "step")
+
+    def __init__(self, prompt: Prompt, parent: Path | None = None, step: Step | None = None) -> None:
+        self.prompt = prompt
+        self.parent = parent
+        self.step = step
+        self.depth: int = 0 if parent is None else parent.depth + 1
+        """How many steps."""
+        self.n_tokens: int = (parent.n_tokens if parent else 0) + (len(step.token_ids) if step else 0)
+        """Generated tokens from the prompt to here; the prompt is not counted."""
+
+    @classmethod
+    def root(cls, prompt: Prompt) -> Path:
+        """The empty path of a prompt."""
+        return cls(prompt)
+
+    def child(self, step: Step) -> Path:
+        """This path with one more step."""
+        return Path(self.prompt, self, step)
+
+    def nodes(self) -> Iterator[Path]:
+        """From this node up to and including the root."""
+        node: Path | None = self
+        while node is not None:
+            yield node
+            node = node.parent
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """All steps, first to last."""
+        return tuple(n.step for n in self.nodes() if n.step is not None)[::-1]
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """All generated token ids, first to last."""
+        return tuple(t for step in self.steps for t in step.token_ids)
+
+    @property
+    def text(self) -> str:
+        """All generated text."""
+        return "".join(step.text for step in self.steps)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model itself ended here (end of sequence or a stop string)."""
+        return self.step is not None and self.step.end in (End.EOS, End.STOP)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether a limit or an abort cut this path; it is not finished and cannot go on."""
+        return self.step is not None and self.step.end in (End.LENGTH, End.ABORT)
+
+    @property
+    def ended(self) -> bool:
+        """Finished or truncated: nothing more will be proposed."""
+        return self.finished or self.truncated
+
+    def __repr__(self) -> str:
+        state = self.step.end.value if self.step else "root"
+        return f"Path(depth={self.depth}, n_tokens={self.n_tokens}, {state}, {self.text[-40:]!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a token is drawn. Temperature 0 is greedy. Unset means the model's own default."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 keeps every token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """Where one extension stops: at the next step boundary, or only when the answer is complete."""
+
+    what: Literal["step", "end"] = "step"
+    max_tokens: int = 128
+    """Tokens this one extension may generate per child."""
+
+
+class StopReason(StrEnum):
+    """Why a run ended. Anything but `DONE` means a limit bound and the best so far was returned."""
+
+    DONE = "done"
+    GENERATIONS = "generations"
+    TOKENS = "tokens"
+    SCORER_CALLS = "scorer_calls"
+    SECONDS = "seconds"
+    DOLLARS = "dollars"
+    STEPS = "steps"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One path a run ended with.
+
+    `score` is the scorer's aggregated judgement in its own units, `weight` the linear share of the
+    method's final distribution (sums to 1 over candidates), `answer` what was extracted, if any.
+    """
+
+    path: Path
+    answer: str | None
+    score: float | None = None
+    weight: float | None = None
+    step_scores: Sequence[float] = ()
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Plain values for `--json` and the store."""
+        return {
+            "text": self.path.text,
+            "answer": self.answer,
+            "score": self.score,
+            "weight": self.weight,
+            "step_scores": list(self.step_scores),
+            "finished": self.path.finished,
+            "truncated": self.path.truncated,
+            "tokens": self.path.n_tokens,
+        }
