@@ -1,0 +1,363 @@
+"""The in-process engine: continuous batching over whatever paths of whatever problems wait.
+
+One thread turns forever: admit requests while memory allows, compute the prefixes they need (each
+once, however many ask), start their rows, draw one token for every row in flight. A row leaves at
+once when its step ends; a fork shares every slot of its prefix.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from itscale.errors import ModelError
+from itscale.models.engine.cache import PrefixCache, Segment
+from itscale.models.engine.forward import CachedForward
+from itscale.models.engine.request import Request, Worker
+from itscale.models.engine.rows import Row, Rows
+from itscale.models.engine.sampler import draw
+from itscale.types import End, Path, Sampling, Step, Until
+
+__all__ = ["Generator"]
+
+PREFILL_TOKENS = 4096
+"""Prompt tokens computed in one pass, padding included."""
+KEPT_LOGITS = 8192
+"""Next-token logits stay with a path while the vocabulary is at most this large."""
+
+
+class Generator:
+    """Extends paths with one causal language model.
+
+    `boundary_ids` and `eos_ids` are token ids; `text_of(before, ids)` turns the newest token ids
+    into text given the ids before them.
+    """
+
+    def __init__(
+        self,
+        forward: CachedForward,
+        *,
+        prompt_tokens: Callable[[Path], Sequence[int]],
+        text_of: Callable[[Sequence[int], Sequence[int]], str],
+        vocabulary: int,
+        boundary_ids: Sequence[int],
+        eos_ids: Sequence[int],
+        max_context: int,
+        max_rows: int,
+    ) -> None:
+        self.forward = forward
+        self.cache = PrefixCache(forward.pool, prompt_tokens)
+        self.max_context = max_context
+        self.decode_steps = 0
+        self.decoded_tokens = 0
+        self.redrawn_tokens = 0
+        """Draws too close to call that were taken again on canonical logits."""
+        self._text_of = text_of
+        self._ends_step = np.zeros(vocabulary, np.bool_)
+        self._ends_step[list(boundary_ids)] = True
+        self._ends_path = np.zeros(vocabulary, np.bool_)
+        self._ends_path[list(eos_ids)] = True
+        self._rows = Rows(max_rows, max_context)
+        self._waiting: list[Request] = []
+        self._admitted: list[tuple[Request, Segment]] = []
+        self._worker = Worker("itscale-generator", self._turn, self._fail_all)
+
+    async def extend(
+        self, path: Path, until: Until, sampling: Sampling, seeds: list[int]
+    ) -> Request:
+        """One child of `path` for each seed; the request comes back with children and counts.
+
+        A cancelled call stops its rows at once and returns, cancelled, when the engine has let go.
+        """
+        loop = asyncio.get_running_loop()
+        request = Request(path, len(seeds), until, sampling, seeds, loop, loop.create_future())
+        self._worker.submit(request)
+        try:
+            await asyncio.shield(request.done)
+        except asyncio.CancelledError:
+            request.cancelled = True
+            self._worker.wake()
+            await asyncio.shield(request.done)
+        return request
+
+    def close(self) -> None:
+        """Stop the thread."""
+        self._worker.close()
+
+    # -- the thread ---------------------------------------------------------------------------
+
+    def _turn(self, new: list[Request]) -> bool:
+        self.cache.collect()
+        self._waiting += new
+        self._drop_cancelled()
+        self._admit()
+        self._prefill()
+        self._spawn()
+        if self._rows.n:
+            self._decode()
+        return bool(self._rows.n or self._waiting or self._admitted)
+
+    def _drop_cancelled(self) -> None:
+        for i in reversed(range(len(self._waiting))):
+            if self._waiting[i].cancelled:
+                self._worker.answer(self._waiting.pop(i))
+        for request, segment in [pair for pair in self._admitted if pair[0].cancelled]:
+            self._admitted.remove((request, segment))
+            self.cache.use(segment, -1)
+            if request.spawned == 0:
+                self.cache.reserved -= self._limit(request, segment)
+            if request.running == 0:
+                self._worker.answer(request)
+        gone = [i for i, row in enumerate(self._rows.info) if row.request.cancelled]
+        for i in gone:
+            self.cache.pool.give_back(self._rows.own_slots(i))
+            self._leave(i)
+        self._rows.remove(gone)
+
+    def _limit(self, request: Request, segment: Segment) -> int:
+        return min(request.until.max_tokens, self.max_context - segment.end)
+
+    def _admit(self) -> None:
+        """Take waiting requests, first come first served, while prefix and one row fit."""
+        refused = None
+        while self._waiting and len(self._admitted) < self._rows.capacity:
+            request = self._waiting[0]
+            segment = self.cache.segment(request.path)
+            limit = self._limit(request, segment)
+            if limit < 1:
+                self._overflow(self._waiting.pop(0), segment)
+                continue
+            self.cache.use(segment, +1)
+            missing = sum(len(s.tokens) - len(s.slots) for s in segment.chain())
+            if not self.cache.fits(missing + limit):
+                self.cache.use(segment, -1)
+                refused = segment.end + limit
+                break
+            request.prompt_tokens = segment.end
+            # The first row's memory is promised now, so that an admitted request can always run.
+            self.cache.reserved += missing + limit
+            self._admitted.append((self._waiting.pop(0), segment))
+        if refused is not None and not self._admitted and not self._rows.n:
+            request = self._waiting.pop(0)
+            try:
+                self.cache.require_possible(refused)
+                request.error = ModelError("key-value memory ran out; raise kv_memory_bytes")
+            except ModelError as error:
+                request.error = error
+            self._worker.answer(request)
+
+    def _overflow(self, request: Request, segment: Segment) -> None:
+        """The context window is full: nothing can be added to this path."""
+        request.prompt_tokens = 0
+        if request.path.step is None:
+            request.error = ModelError(
+                f"the prompt has {segment.end} tokens and the model's context holds {self.max_context}; shorten it"
+            )
+        else:
+            for i in range(request.n):
+                request.children[i] = request.path.child(Step((), "", End.LENGTH, 0.0))
+        self._worker.answer(request)
+
+    def _prefill(self) -> None:
+        """Compute what admitted requests still miss, each prefix once."""
+        while True:
+            targets = [segment for _, segment in self._admitted if segment.output is None]
+            plan = self.cache.plan(t for t in targets if not t.computed)
+            recalled = list({t: None for t in targets if t.computed})
+            if not plan and not recalled:
+                return
+            owner: dict[Segment, Request] = {}
+            for request, segment in self._admitted:
+                for link in segment.chain():
+                    owner.setdefault(link, request)
+            for batch in _batches(plan, PREFILL_TOKENS):
+                self._compute(batch, owner)
+            for segment in recalled:
+                segment.output = self._recall(segment)
+
+    def _compute(self, batch: list[list[Segment]], owner: dict[Segment, Request]) -> None:
+        rows, contexts, fresh = [], [], []
+        for chain in batch:
+            contexts.append(chain[0].context())
+            rows.append([t for s in chain for t in s.tokens[len(s.slots) :]])
+            fresh.append(self.cache.pool.take(len(rows[-1])))
+            self.cache.reserved -= len(rows[-1])
+            owner[chain[-1]].computed_tokens += len(rows[-1])
+        outputs = self.forward.prefill(rows, contexts, fresh, last_only=True)
+        for chain, slots, output in zip(batch, fresh, outputs, strict=True):
+            start = 0
+            for segment in chain:
+                size = len(segment.tokens) - len(segment.slots)
+                self.cache.fill(segment, slots[start : start + size])
+                start += size
+            chain[-1].output = output[-1].clone()
+
+    def _recall(self, segment: Segment) -> torch.Tensor:
+        """Logits after a segment that is computed but whose logits were not kept."""
+        slots = segment.context()
+        last = self.forward.prefill([segment.tokens[-1:]], [slots[:-1]], [slots[-1:]], last_only=True)
+        return last[0][-1].clone()
+
+    def _canonical(self, tokens: Sequence[int]) -> torch.Tensor | None:
+        """Logits after a sequence computed alone, in one shape: a function of its tokens.
+
+        None when memory is too short for a second copy of it.
+        """
+        if not self.cache.fits(len(tokens)):
+            return None
+        slots = self.cache.pool.take(len(tokens))
+        try:
+            return self.forward.prefill([tokens], [slots[:0]], [slots], last_only=True)[0].clone()
+        finally:
+            self.cache.pool.give_back(slots)
+
+    def _spawn(self) -> None:
+        """Start rows of admitted requests and draw their first tokens."""
+        started, logits = [], []
+        left = []
+        for request, segment in self._admitted:
+            context = None
+            while request.spawned < request.n and self._rows.n < self._rows.capacity:
+                limit = self._limit(request, segment)
+                if request.spawned:
+                    if not self.cache.fits(limit):
+                        break
+                    self.cache.reserved += limit
+                context = segment.context() if context is None else context
+                child = request.spawned
+                row = Row(request, child, segment, request.path)
+                started.append(self._rows.add(row, context, request.seeds[child], limit))
+                logits.append(segment.output)
+                self.cache.use(segment, +1)
+                request.spawned += 1
+                request.running += 1
+            if request.spawned < request.n:
+                left.append((request, segment))
+            else:
+                self.cache.use(segment, -1)
+                if len(self._ends_path) > KEPT_LOGITS:
+                    segment.output = None
+        self._admitted = left
+        if started:
+            self._consume(np.array(started), torch.stack(logits))
+
+    def _decode(self) -> None:
+        """One token for every row in flight."""
+        rows = self._rows
+        slots = self.cache.pool.take(rows.n)
+        self.cache.reserved -= rows.n
+        rows.feed(slots)
+        lengths = rows.length[: rows.n]
+        logits = self.forward.decode(
+            rows.last_token[: rows.n], lengths, rows.slots[: rows.n, : int(lengths.max())]
+        )
+        self.decode_steps += 1
+        self.decoded_tokens += rows.n
+        self._consume(np.arange(rows.n), logits)
+
+    def _consume(self, which: np.ndarray, logits: torch.Tensor) -> None:
+        """Draw a token for each row of `which`, and let go of rows that end."""
+        rows = self._rows
+        settings = rows.settings(which)
+        draws = draw(logits, settings)
+        for k in np.flatnonzero(draws.close):
+            alone = self._canonical(self._row_tokens(which[k]))
+            if alone is not None:
+                again = draw(alone, settings.rows(np.array([k])))
+                draws.tokens[k], draws.logprobs[k] = again.tokens[0], again.logprobs[0]
+                self.redrawn_tokens += 1
+        rows.append(which, draws.tokens, draws.logprobs)
+        ending = self._ends_step[draws.tokens] | self._ends_path[draws.tokens]
+        ending |= rows.n_tokens[which] >= rows.limit[which]
+        finished = [int(i) for i in which[ending] if self._end_step(int(i))]
+        for i in finished:
+            self._leave(i)
+        rows.remove(finished)
+
+    def _row_tokens(self, i: int) -> list[int]:
+        rows = self._rows
+        return _sequence(rows.info[i].parent) + rows.tokens[i, : rows.n_tokens[i]].tolist()
+
+    def _end_step(self, i: int) -> bool:
+        """Close the step row `i` is in; whether the row is done with it."""
+        rows, row = self._rows, self._rows.info[i]
+        request, token, n = row.request, int(rows.last_token[i]), int(rows.n_tokens[i])
+        whole = request.until.what == "end"
+        if self._ends_path[token]:
+            end = End.EOS
+        elif self._ends_step[token] and not (whole and n >= rows.limit[i]):
+            end = End.BOUNDARY
+        else:
+            end = End.LENGTH
+        ids = tuple(rows.tokens[i, row.step_start : n].tolist())
+        logprob = float(rows.logprob[i]) - row.step_logprob_before
+        before = _tail(row.path)
+        row.path = row.path.child(Step(ids, self._text_of(before, ids), end, logprob))
+        if whole and end is End.BOUNDARY:
+            row.step_start, row.step_logprob_before = n, float(rows.logprob[i])
+            return False
+        request.children[row.child] = row.path
+        slots = rows.own_slots(i)
+        if end is End.BOUNDARY and len(slots):
+            self.cache.adopt(row.path, row.parent, ids, slots)
+        else:
+            self.cache.pool.give_back(slots)
+        return True
+
+    def _leave(self, i: int) -> None:
+        """Account for row `i`, which is about to be removed."""
+        rows, row = self._rows, self._rows.info[i]
+        request = row.request
+        taken = int(rows.length[i] - rows.start[i])
+        self.cache.reserved -= int(rows.limit[i]) - taken
+        self.cache.use(row.parent, -1)
+        request.generated_tokens += int(rows.n_tokens[i])
+        request.running -= 1
+        if request.running == 0 and (request.spawned == request.n or request.cancelled):
+            self._worker.answer(request)
+
+    def _fail_all(self, error: Exception) -> None:
+        """Something broke on the thread: everything outstanding fails, the engine goes on."""
+        lost = {id(r): r for r in self._waiting}
+        lost |= {id(r): r for r, _ in self._admitted}
+        lost |= {id(row.request): row.request for row in self._rows.info}
+        for i in range(self._rows.n):
+            self.cache.pool.give_back(self._rows.own_slots(i))
+            self.cache.use(self._rows.info[i].parent, -1)
+        for _, segment in self._admitted:
+            self.cache.use(segment, -1)
+        self._rows.remove(range(self._rows.n))
+        self._waiting, self._admitted, self.cache.reserved = [], [], 0
+        for request in lost.values():
+            request.error = ModelError(f"the in-process engine failed: {error!r}; please report this")
+            request.error.__cause__ = error
+            self._worker.answer(request)
+
+
+def _sequence(segment: Segment) -> list[int]:
+    return [token for link in segment.chain() for token in link.tokens]
+
+
+def _tail(path: Path, n: int = 8) -> tuple[int, ...]:
+    """The last few generated ids before the newest step: enough context to spell it right."""
+    tail: tuple[int, ...] = ()
+    for node in path.nodes():
+        if node.step is None or len(tail) >= n:
+            break
+        tail = node.step.token_ids + tail
+    return tail[-n:]
+
+
+def _batches(plan: list[list[Segment]], limit: int) -> list[list[list[Segment]]]:
+    """Rows of similar length together, each batch at most about `limit` padded tokens."""
+    size = {id(chain): sum(len(s.tokens) - len(s.slots) for s in chain) for chain in plan}
+    batches: list[list[list[Segment]]] = []
+    for chain in sorted(plan, key=lambda c: size[id(c)]):
+        if batches and size[id(chain)] * (len(batches[-1]) + 1) <= limit:
+            batches[-1].append(chain)
+        else:
+            batches.append([chain])
+    return batches

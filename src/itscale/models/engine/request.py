@@ -1,0 +1,112 @@
+"""What crosses from the event loop to the engine's thread and back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Condition, Thread
+from typing import Any, Protocol
+
+from itscale.types import Path, Sampling, Until
+
+__all__ = ["Request", "Worker"]
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """`n` children of `path` are wanted."""
+
+    path: Path
+    n: int
+    until: Until
+    sampling: Sampling
+    seeds: list[int]
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[None]
+    cancelled: bool = False
+    children: dict[int, Path] = field(default_factory=dict)
+    error: Exception | None = None
+    spawned: int = 0
+    running: int = 0
+    prompt_tokens: int = 0
+    computed_tokens: int = 0
+    """Context tokens that were computed because of this request."""
+    generated_tokens: int = 0
+
+
+class _Answerable(Protocol):
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[None]
+
+
+class Worker:
+    """A thread that takes requests in bursts and answers them on their event loops.
+
+    `turn(new)` is called on the thread with whatever has arrived; it returns whether it has more to
+    do by itself. It reports finished requests through `answer`. An error in a turn is given to
+    `failed`, which must answer everything outstanding.
+    """
+
+    def __init__(
+        self, name: str, turn: Callable[[list[Any]], bool], failed: Callable[[Exception], None]
+    ) -> None:
+        self._turn = turn
+        self._failed = failed
+        self._arrived: deque[Any] = deque()
+        self._wake = Condition()
+        self._closed = False
+        self._answers: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        self._thread = Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Any) -> None:
+        """Hand over a request; called on an event loop."""
+        self._arrived.append(request)
+        self.wake()
+
+    def wake(self) -> None:
+        """Make the thread look again (something was cancelled, say)."""
+        with self._wake:
+            self._wake.notify()
+
+    def answer(self, request: _Answerable) -> None:
+        """A request is finished; its future is set when the turn ends."""
+        self._answers.setdefault(request.loop, []).append(request.done)
+
+    def close(self) -> None:
+        """Stop the thread after its current turn."""
+        self._closed = True
+        self.wake()
+        self._thread.join()
+
+    def _run(self) -> None:
+        busy = False
+        while True:
+            with self._wake:
+                while not (self._arrived or busy or self._closed):
+                    self._wake.wait(timeout=1.0)
+                if self._closed:
+                    return
+            new = []
+            while self._arrived:
+                new.append(self._arrived.popleft())
+            try:
+                busy = self._turn(new)
+            except Exception as error:  # the thread must outlive any one request
+                busy = False
+                self._failed(error)
+            self._flush()
+
+    def _flush(self) -> None:
+        for loop, futures in self._answers.items():
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_resolve, futures)
+        self._answers = {}
+
+
+def _resolve(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
