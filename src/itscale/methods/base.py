@@ -1,0 +1,185 @@
+"""What a method is: a frozen dataclass whose fields are its options, and one way to run it."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from itscale.budget import Budget, Ledger, Usage
+from itscale.errors import OptionError
+from itscale.events import Chosen, Event, Stopped, Trace
+from itscale.methods.session import Session
+from itscale.models.base import Capability, Model
+from itscale.randomness import Randomness, Seeded
+from itscale.scorers.answers import extract_answer
+from itscale.scorers.base import OutcomeScorer, ProcessScorer, Scorer
+from itscale.types import Candidate, Path, Prompt, Sampling, StopReason
+
+__all__ = ["Method", "Outcome", "Result", "best", "candidate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a method's search ended with: candidates, the chosen one, and what it knows of them."""
+
+    candidates: Sequence[Candidate]
+    chosen: int
+    log_evidence: float | None = None
+    """Log of the unbiased estimate of the target's normalising constant (nats)."""
+    ess: float | None = None
+    """Effective sample size of the final weights, 1 to N."""
+    stop_reason: StopReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What every run returns."""
+
+    text: str
+    answer: str | None
+    candidates: Sequence[Candidate]
+    chosen: int
+    usage: Usage
+    stop_reason: StopReason
+    method: str
+    seed: int
+    log_evidence: float | None
+    ess: float | None
+    trace: Trace
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `--json`; the trace is left out."""
+        return {
+            "text": self.text,
+            "answer": self.answer,
+            "method": self.method,
+            "seed": self.seed,
+            "stop_reason": self.stop_reason.value,
+            "log_evidence": self.log_evidence,
+            "ess": self.ess,
+            "chosen": self.chosen,
+            "usage": self.usage.to_json(),
+            "candidates": [dict(c.to_json()) for c in self.candidates],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """An inference method. Subclasses implement `search` in the verbs of `Session`.
+
+    Every method is anytime (when a limit binds, the best so far is the answer) and reproducible
+    from one seed.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    scorer_kind: ClassVar[Literal["none", "any", "process"]]
+    needs: ClassVar[frozenset[Capability]] = frozenset()
+    scales: ClassVar[bool] = True
+    """Whether N (the budget's generations) changes what is done; a sweep runs one cell if not."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 512
+    """Generated tokens of one path, at most."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise OptionError(f"temperature is {self.temperature}; give 0 (greedy) or more")
+        if not 0 < self.top_p <= 1:
+            raise OptionError(f"top_p is {self.top_p}; give a share above 0 and at most 1")
+        if self.max_tokens < 1:
+            raise OptionError(f"max_tokens is {self.max_tokens}; give at least 1")
+
+    @abstractmethod
+    async def search(self, session: Session) -> Outcome:
+        """Spend the budget and choose. Ends by itself when `session.exhausted` is set."""
+
+    async def run(
+        self,
+        prompt: Prompt | str,
+        model: Model,
+        scorer: Scorer | None = None,
+        budget: Budget | None = None,
+        seed: int | Randomness = 0,
+        *observers: Callable[[Event], None],
+    ) -> Result:
+        """Answer `prompt`.
+
+        Raises:
+            OptionError: model or scorer lack what this method needs (checked before any token).
+            PromptError: the model cannot read the prompt.
+            AllFailedError: every candidate failed.
+            ScorerError: the scorer broke its contract.
+        """
+        self.check(model, scorer)
+        prompt = Prompt.user(prompt) if isinstance(prompt, str) else prompt
+        rng = Seeded(seed) if isinstance(seed, int) else seed
+        ledger = Ledger(budget or Budget(), model.price)
+        trace = Trace(*observers)
+        sampling = Sampling(temperature=self.temperature, top_p=self.top_p)
+        session = Session(prompt, model, scorer, ledger, rng, trace, sampling, self.max_tokens)
+        outcome = await self.search(session)
+        reason = outcome.stop_reason or session.exhausted or StopReason.DONE
+        if reason is not StopReason.DONE:
+            trace.emit(Stopped(reason.value))
+        chosen = outcome.candidates[outcome.chosen]
+        trace.emit(Chosen(session.path_id(chosen.path)))
+        return Result(
+            text=chosen.path.text,
+            answer=chosen.answer,
+            candidates=outcome.candidates,
+            chosen=outcome.chosen,
+            usage=ledger.usage(kept_tokens=_distinct_tokens([c.path for c in outcome.candidates])),
+            stop_reason=reason,
+            method=self.name,
+            seed=rng.seed,
+            log_evidence=outcome.log_evidence,
+            ess=outcome.ess,
+            trace=trace,
+        )
+
+    def check(self, model: Model, scorer: Scorer | None) -> None:
+        """Hold model and scorer against what this method needs, before any token.
+
+        Raises:
+            OptionError: something is missing; the message says what, and what would do instead.
+        """
+        missing = self.needs - model.capabilities
+        if missing:
+            raise OptionError(
+                f"{self.name} needs {', '.join(sorted(missing))}, which model {model.name!r} does not offer; "
+                "use a method that samples whole answers (majority, best-of-n)"
+            )
+        if self.scorer_kind == "process" and not isinstance(scorer, ProcessScorer):
+            raise OptionError(
+                f"{self.name} needs a process scorer (a score for every step); "
+                "pass one, or use best-of-n with an outcome scorer, or majority with none"
+            )
+        if self.scorer_kind == "any" and not isinstance(scorer, ProcessScorer | OutcomeScorer):
+            raise OptionError(f"{self.name} needs a scorer; pass one, or use majority, which votes")
+
+
+def candidate(path: Path, **fields: Any) -> Candidate:
+    """A candidate with its answer extracted. A path that did not finish has no answer."""
+    return Candidate(path=path, answer=extract_answer(path.text) if path.finished else None, **fields)
+
+
+def best(candidates: Sequence[Candidate]) -> int:
+    """The index of the best score among finished paths (among all if none is); ties to the earliest."""
+    finished = [i for i, c in enumerate(candidates) if c.path.finished]
+
+    def rank(i: int) -> tuple[float, int]:
+        score = candidates[i].score
+        return (-math.inf if score is None else score, -i)
+
+    return max(finished or range(len(candidates)), key=rank)
+
+
+def _distinct_tokens(paths: Sequence[Path]) -> int:
+    """Tokens in the union of the paths, shared prefixes counted once."""
+    nodes = {node for path in paths for node in path.nodes()}
+    return sum(len(node.step.token_ids) for node in nodes if node.step is not None)

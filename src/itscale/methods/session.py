@@ -1,0 +1,230 @@
+"""One run in progress: the few verbs methods are written in, with all bookkeeping behind them.
+
+`sample`, `extend` and `score` start everything at once and wait for it; they charge the ledger,
+hold results against the scorer's contract, write the trace, and turn limits and failures into
+values, so that a method reads like its paper:
+
+- a call that failed for good costs one candidate: its path has no child;
+- when a limit binds, `exhausted` is set and paths that may not move come back unchanged, so every
+  method is anytime by ending its loop when nothing moves any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
+
+from itscale.budget import Ledger, OutOfBudget
+from itscale.errors import AllFailedError, ModelError, OptionError, ScorerError
+from itscale.events import Event, Failed, Proposed, Pruned, Resampled, Scored, Trace
+from itscale.models.base import Model
+from itscale.randomness import Randomness
+from itscale.scorers.base import Scorer, checked_scores
+from itscale.types import Path, Prompt, Sampling, StopReason, Until
+
+__all__ = ["DEFAULT_GENERATIONS", "Session"]
+
+T = TypeVar("T")
+DEFAULT_GENERATIONS = 16
+"""N of a run whose budget does not say."""
+
+
+class Session:
+    """The state of one run of one method on one prompt."""
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        model: Model,
+        scorer: Scorer | None,
+        ledger: Ledger,
+        rng: Randomness,
+        trace: Trace,
+        sampling: Sampling,
+        max_tokens: int,
+    ) -> None:
+        self.root = Path.root(prompt)
+        self.rng = rng
+        self.exhausted: StopReason | None = None
+        """The limit that binds, once one does."""
+        self.ledger = ledger
+        self._model = model
+        self._scorer = scorer
+        self._trace = trace
+        self._sampling = sampling
+        self._max_tokens = max_tokens
+        self._round = 0
+        self._ids: dict[Path, int] = {self.root: 0}
+        self._last_failure: Exception | None = None
+
+    @property
+    def generations(self) -> int:
+        """N: how many paths this run may start."""
+        return self.ledger.budget.generations or DEFAULT_GENERATIONS
+
+    async def sample(self, n: int) -> list[Path]:
+        """`n` whole answers, in the order of their seeds; fewer when some failed or a limit bound,
+        the empty path alone when it bound before the first.
+
+        Sample i depends on the run's seed and i alone, so runs of different n share a prefix.
+        """
+        return [path for path, _ in await self._sample(n, scored=False)]
+
+    async def sample_scored(self, n: int) -> list[tuple[Path, tuple[float, ...] | None]]:
+        """Like `sample`, each answer with what the scorer says, judged as soon as it is there."""
+        return await self._sample(n, scored=True)
+
+    async def extend(self, paths: Sequence[Path], n: int = 1) -> list[list[Path]]:
+        """For each path its `n` children, one step longer.
+
+        A path that has ended, or may not move because a limit binds, comes back as its only child;
+        one whose call failed has none.
+        """
+        turn, self._round = self._round, self._round + 1
+        groups = await _together(
+            self._propose(path, n, "step", self.rng.child("step", turn, i)) for i, path in enumerate(paths)
+        )
+        if paths:
+            self._survivors([child for group in groups for child in group])
+        return groups
+
+    async def score(self, paths: Sequence[Path]) -> list[tuple[float, ...] | None]:
+        """For each path what the scorer says: a score a step, or one in all; None if it failed or
+        a limit bound. The same path given twice is judged once."""
+        unique = list(dict.fromkeys(paths))
+        judged = dict(zip(unique, await _together(map(self._judge, unique)), strict=True))
+        return [judged[path] for path in paths]
+
+    async def _sample(self, n: int, *, scored: bool) -> list[tuple[Path, tuple[float, ...] | None]]:
+        async def one(i: int) -> list[tuple[Path, tuple[float, ...] | None]]:
+            paths = await self._propose(self.root, 1, "end", self.rng.child("sample", i))
+            paths = [path for path in paths if path is not self.root]
+            return [(path, await self._judge(path) if scored else None) for path in paths]
+
+        groups = await _together(map(one, range(n)))
+        pairs = [pair for group in groups for pair in group]
+        self._survivors([path for path, _ in pairs])
+        if not pairs and self.exhausted:
+            return [(self.root, None)]  # the best so far: a limit bound before the first answer
+        return pairs
+
+    def resampled(
+        self, paths: Sequence[Path], weights: Sequence[float], ess: float, log_evidence: float
+    ) -> None:
+        """Record that slot i now continues `paths[i]`."""
+        ids = tuple(self.path_id(path) for path in paths)
+        self._emit(Resampled(ids, tuple(weights), ess, log_evidence))
+
+    def pruned(self, paths: Sequence[Path]) -> None:
+        """Record that these paths were dropped for good."""
+        if paths:
+            self._emit(Pruned(tuple(self.path_id(path) for path in paths)))
+
+    def path_id(self, path: Path) -> int:
+        """The number of a path in the trace."""
+        return self._ids.setdefault(path, len(self._ids))
+
+    def _emit(self, event: Event) -> None:
+        self._trace.emit(event)
+
+    def _survivors(self, paths: list[Path]) -> list[Path]:
+        """`paths`, unless every single call failed."""
+        if not paths and self._last_failure is not None:
+            raise AllFailedError(
+                f"every candidate failed; the last error was: {self._last_failure}"
+            ) from self._last_failure
+        return paths
+
+    async def _propose(self, path: Path, n: int, what: str, rng: Randomness) -> list[Path]:
+        wanted = self._max_tokens - path.n_tokens
+        if path.ended or self.exhausted or wanted < 1:
+            return [path]
+        ledger, asked = self.ledger, n
+        try:
+            ledger.check()
+            if path.parent is None:
+                for i in range(n):
+                    try:
+                        ledger.start_generation()
+                    except OutOfBudget:
+                        if i == 0:
+                            raise
+                        n = i
+                        break
+            granted = await ledger.reserve_tokens(wanted * n)
+            n = min(n, granted)
+            try:
+                until = Until("end" if what == "end" else "step", granted // n)
+                children = await self._in_time(
+                    self._model.extend(path, n, until, self._sampling, rng, ledger)
+                )
+            finally:
+                await ledger.return_tokens(granted)
+        except OutOfBudget as limit:
+            self.exhausted = self.exhausted or limit.reason
+            return [path]
+        except ModelError as error:
+            ledger.failed_calls += 1
+            self._last_failure = error
+            self._emit(Failed(self.path_id(path), str(error)))
+            return []
+        if granted < wanted * asked and (n < asked or any(child.truncated for child in children)):
+            self.exhausted = self.exhausted or StopReason.TOKENS
+        for child in children:
+            self._proposed(path, child)
+        return children
+
+    def _proposed(self, path: Path, descendant: Path) -> None:
+        """Record every step between a path and what was proposed for it."""
+        for node in reversed([node for node in descendant.nodes() if node.depth > path.depth]):
+            assert node.step is not None
+            assert node.parent is not None
+            # A sample shared between runs hangs under another run's root: here it continues `path`.
+            parent = path if node.depth == path.depth + 1 else node.parent
+            ids = self.path_id(parent), self.path_id(node)
+            self._emit(Proposed(ids[1], ids[0], node.step.text, len(node.step.token_ids), node.step.end))
+
+    async def _judge(self, path: Path) -> tuple[float, ...] | None:
+        if self._scorer is None:
+            raise OptionError("this method needs a scorer; pass one, or choose a method that votes")
+        try:
+            self.ledger.check()
+            self.ledger.start_scoring()
+            result = await self._in_time(self._score_once(self._scorer, path))
+        except OutOfBudget as limit:
+            self.exhausted = self.exhausted or limit.reason
+            return None
+        except (ModelError, ScorerError) as error:
+            self.ledger.failed_calls += 1
+            self._emit(Failed(self.path_id(path), str(error)))
+            return None
+        scores = checked_scores(self._scorer, path, result)
+        self._emit(Scored(self.path_id(path), scores))
+        return scores
+
+    async def _score_once(self, scorer: Scorer, path: Path) -> Sequence[float] | float:
+        return await scorer.score(path, self.ledger)
+
+    async def _in_time(self, call: Awaitable[T]) -> T:
+        """Await `call`, cancelling it when the run's seconds are over."""
+        seconds = self.ledger.budget.seconds
+        if seconds is None:
+            return await call
+        try:
+            async with asyncio.timeout(max(0.0, seconds - self.ledger.seconds)):
+                return await call
+        except TimeoutError:
+            raise OutOfBudget(StopReason.SECONDS) from None
+
+
+async def _together(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results in order. An error cancels the other calls, which `asyncio.gather` would leave running."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

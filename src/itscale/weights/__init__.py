@@ -1,0 +1,6 @@
+"""Log weights, effective sample size, resampling schemes, and the population they act on."""
+
+from itscale.weights.population import Population
+from itscale.weights.resampling import SCHEMES, Scheme, multinomial, residual, stratified, systematic
+
+__all__ = ["SCHEMES", "Population", "Scheme", "multinomial", "residual", "stratified", "systematic"]
