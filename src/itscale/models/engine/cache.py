@@ -26,7 +26,18 @@ _NONE: Slots = np.empty(0, dtype=np.int64)
 class Segment:
     """The tokens of one path node and the slots of those already computed (a prefix of them)."""
 
-    __slots__ = ("cached_children", "output", "parent", "reference", "slots", "start", "tokens", "touched", "users")
+    __slots__ = (
+        "cached_children",
+        "output",
+        "parent",
+        "promised",
+        "reference",
+        "slots",
+        "start",
+        "tokens",
+        "touched",
+        "users",
+    )
 
     def __init__(self, path: Path, parent: Segment | None, tokens: Sequence[int]) -> None:
         self.parent = parent
@@ -36,6 +47,8 @@ class Segment:
         self.slots: Slots = _NONE
         self.output: Any = None
         """What the model said at the last token: next-token logits or a score."""
+        self.promised = False
+        """Whether slots for what is missing are reserved already."""
         self.users = 0
         self.cached_children = 0
         self.touched = 0

@@ -131,7 +131,8 @@ class Generator:
                 self._overflow(self._waiting.pop(0), segment)
                 continue
             self.cache.use(segment, +1)
-            missing = sum(len(s.tokens) - len(s.slots) for s in segment.chain())
+            fresh = [s for s in segment.chain() if not s.computed and not s.promised]
+            missing = sum(len(s.tokens) - len(s.slots) for s in fresh)
             if not self.cache.fits(missing + limit):
                 self.cache.use(segment, -1)
                 refused = segment.end + limit
@@ -139,6 +140,8 @@ class Generator:
             request.prompt_tokens = segment.end
             # The first row's memory is promised now, so that an admitted request can always run.
             self.cache.reserved += missing + limit
+            for link in fresh:
+                link.promised = True
             self._admitted.append((self._waiting.pop(0), segment))
         if refused is not None and not self._admitted and not self._rows.n:
             request = self._waiting.pop(0)
@@ -191,6 +194,7 @@ class Generator:
             start = 0
             for segment in chain:
                 size = len(segment.tokens) - len(segment.slots)
+                segment.promised = False
                 self.cache.fill(segment, slots[start : start + size])
                 start += size
             chain[-1].output = output[-1].clone()
@@ -329,6 +333,8 @@ class Generator:
             self.cache.use(self._rows.info[i].parent, -1)
         for _, segment in self._admitted:
             self.cache.use(segment, -1)
+            for link in segment.chain():
+                link.promised = False
         self._rows.remove(range(self._rows.n))
         self._waiting, self._admitted, self.cache.reserved = [], [], 0
         for request in lost.values():
