@@ -1,0 +1,42 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench train wheel test-wheel clean
+
+RUN := .venv/bin/python
+OUT ?= runs/train
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup:  ## create .venv and install everything into it (instant when nothing changed)
+	@scripts/setup
+
+demo: setup  ## the main job: compare six methods on the embedded models, with a table and a plot
+	@scripts/demo
+
+test: setup  ## every check: lint, format, types, tests
+	@scripts/test
+
+check: setup  ## lint, format and types only
+	@scripts/check
+
+format: setup  ## format and apply the safe fixes, then check
+	@scripts/check --fix
+
+bench: setup  ## run every script in benchmarks/: the published figures
+	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) "$$script" || exit 1; done
+
+train: setup  ## retrain both embedded models from nothing into OUT (default runs/train); about two hours
+	$(RUN) -m recipes.train_reasoner --out $(OUT)/reasoner
+	$(RUN) -m recipes.rollouts --model $(OUT)/reasoner --out $(OUT)/rollouts.jsonl
+	$(RUN) -m recipes.train_process_scorer --reasoner $(OUT)/reasoner --rollouts $(OUT)/rollouts.jsonl \
+		--out $(OUT)/process_scorer
+
+wheel: setup  ## build the wheel into dist/
+	$(RUN) -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+
+test-wheel: setup  ## build the wheel and use it in a venv that cannot see the source tree
+	$(RUN) -m pytest tests/test_wheel.py
+
+clean:  ## remove the venv, builds and caches; results in runs/ stay
+	rm -rf .venv dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
