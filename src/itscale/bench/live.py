@@ -1,0 +1,104 @@
+"""A sweep as it runs: accuracy so far in every cell, how far, how fast, how long yet.
+
+On a terminal a grid that is redrawn in place; elsewhere (a log file, CI) a plain line now and then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from types import TracebackType
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from itscale.bench.store import Row
+from itscale.bench.sweep import Sweep
+
+__all__ = ["LiveSweep"]
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class LiveSweep:
+    """Shows progress on `console` from entering to leaving it; `add` every row."""
+
+    def __init__(self, sweep: Sweep, console: Console) -> None:
+        self._sweep = sweep
+        self._console = console
+        self._rows: Counter[tuple[str, int]] = Counter()
+        self._correct: Counter[tuple[str, int]] = Counter()
+        self._finished = self._finished_before = 0
+        self._total = len(sweep.keys)
+        self._began = self._last_line = time.monotonic()
+        self._progress = Progress(
+            BarColumn(bar_width=40),
+            MofNCompleteColumn(),
+            TextColumn("runs"),
+            TaskProgressColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[rate]}"),
+            console=console,
+        )
+        self._task = self._progress.add_task("", total=self._total, rate="")
+        self._live = Live(self, console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> LiveSweep:
+        self._began = self._last_line = time.monotonic()
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def resume(self, rows: Iterable[Row]) -> None:
+        """Count rows of an earlier start: they are done, and took none of this one's time."""
+        for row in rows:
+            self._count(row)
+        self._finished_before = self._finished
+        self._progress.reset(self._task, completed=self._finished)
+
+    def add(self, row: Row) -> None:
+        """Count a row that has just been finished."""
+        self._count(row)
+        now = time.monotonic()
+        rate = (self._finished - self._finished_before) / max(now - self._began, 1e-9)
+        self._progress.update(self._task, advance=1, rate=f"{rate:,.1f} runs/s")
+        if not self._console.is_terminal and now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            left = (self._total - self._finished) / rate
+            line = f"{self._finished} of {self._total} runs, {rate:,.1f} runs/s, {left:.0f} s left"
+            self._console.print(line, highlight=False)
+
+    def __rich__(self) -> RenderableType:
+        grid = Table(box=box.SIMPLE_HEAD, caption="accuracy so far", caption_justify="left")
+        grid.add_column("method")
+        budgets = sorted({cell.budget for cell in self._sweep.cells})
+        for budget in budgets:
+            grid.add_column(f"N = {budget}", justify="right", min_width=7)
+        for label in dict.fromkeys(cell.label for cell in self._sweep.cells):
+            grid.add_row(label, *(self._accuracy(label, budget) for budget in budgets))
+        return Group(grid, self._progress)
+
+    def _accuracy(self, label: str, budget: int) -> str:
+        n = self._rows[label, budget]
+        return f"{100 * self._correct[label, budget] / n:.0f} %" if n else ""
+
+    def _count(self, row: Row) -> None:
+        self._finished += 1
+        self._rows[row.method, row.budget] += 1
+        self._correct[row.method, row.budget] += row.correct

@@ -1,0 +1,178 @@
+"""Samples and scores made once for every cell of a sweep that asks for them.
+
+Methods that only sample ask for the very same answers: sample i depends on the problem's seed and i
+alone. In a sweep such a call is made once and its answer given to everyone who asks.
+
+Law: every run is charged what the one real call was charged, so a cell's tokens and calls are what
+it would cost alone. Its *seconds* are not: the second to ask waits for nothing. What was charged
+but not made again is counted in `shared_tokens`, so charged less shared is the work really done.
+
+A failure is shared by those who wait for it and then forgotten. A run cancelled while others wait
+for the same call is charged only what the call had been charged by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, MutableMapping, Sequence
+from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+from itscale.budget import Budget, Ledger
+from itscale.models.base import Model
+from itscale.randomness import Randomness
+from itscale.scorers.base import OutcomeScorer, ProcessScorer, Scorer
+from itscale.types import Path, Prompt, Sampling, Until
+
+__all__ = ["SharedOutcomeScores", "SharedProcessScores", "SharedSamples", "share_scores"]
+
+Asked = TypeVar("Asked", bound=Hashable)
+Given = TypeVar("Given")
+
+_CHARGES = (
+    "prompt_tokens",
+    "cached_tokens",
+    "generated_tokens",
+    "model_calls",
+    "failed_calls",
+    "retries",
+    "scorer_tokens",
+)
+
+
+class _Call(Generic[Given]):
+    """One real call and those who wait for it."""
+
+    def __init__(self, work: Callable[[Ledger], Awaitable[Given]]) -> None:
+        self.spent = Ledger(Budget())
+        self.served = 0
+        """How many were charged for it."""
+        self._waiting = 0
+        self._given_up = False
+        self._task: asyncio.Future[Given] = asyncio.ensure_future(work(self.spent))
+
+    @property
+    def usable(self) -> bool:
+        """Whether it gives, or may yet give, a result."""
+        task = self._task
+        return not self._given_up and not (task.done() and (task.cancelled() or task.exception()))
+
+    async def result(self, ledger: Ledger) -> Given:
+        """What the call gives or raises, charged to `ledger`.
+
+        Cancelled with the last of those who wait for it, and seen to its end, so that what it had
+        made by then is charged too.
+        """
+        self._waiting += 1
+        try:
+            return await asyncio.shield(self._task)
+        except asyncio.CancelledError:
+            if self._waiting == 1 and not self._task.done():
+                self._given_up = True
+                self._task.cancel()
+                await asyncio.wait([self._task])
+            raise
+        finally:
+            self._waiting -= 1
+            self.served += 1
+            for charge in _CHARGES:
+                setattr(ledger, charge, getattr(ledger, charge) + getattr(self.spent, charge))
+
+
+class _Memory(Generic[Asked, Given]):
+    """Calls by what was asked. A call that failed is forgotten: the next to ask makes it again."""
+
+    def __init__(self, calls: MutableMapping[Asked, _Call[Given]]) -> None:
+        self._calls = calls
+        self.shared_tokens = 0
+
+    async def ask(self, asked: Asked, work: Callable[[Ledger], Awaitable[Given]], ledger: Ledger) -> Given:
+        """The result of the one call under `asked`, made now if it has not been."""
+        call = self._calls.get(asked)
+        if call is None or not call.usable:
+            call = self._calls[asked] = _Call(work)
+        try:
+            return await call.result(ledger)
+        finally:
+            if call.served > 1:
+                self.shared_tokens += call.spent.generated_tokens
+            if not call.usable and self._calls.get(asked) is call:
+                del self._calls[asked]
+
+
+class SharedSamples(Model):
+    """A model for the runs of one sweep: whole answers asked for twice are made once.
+
+    Remembers until `forget(prompt)`, so a sweep that finishes problem after problem holds the
+    samples of a few. Stepwise calls go straight to the model.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.name = model.name
+        self.capabilities = model.capabilities
+        self.price = model.price
+        self._model = model
+        self._prompts: dict[Prompt, _Memory[Hashable, list[Path]]] = {}
+        self._shared_before = 0
+
+    @property
+    def shared_tokens(self) -> int:
+        """Generated tokens charged to runs without being generated again."""
+        return self._shared_before + sum(memory.shared_tokens for memory in self._prompts.values())
+
+    async def extend(
+        self, path: Path, n: int, until: Until, sampling: Sampling, rng: Randomness, ledger: Ledger
+    ) -> list[Path]:
+        if path.parent is not None or until.what != "end":
+            return await self._model.extend(path, n, until, sampling, rng, ledger)
+        memory = self._prompts.setdefault(path.prompt, _Memory({}))
+        paths = await memory.ask(
+            (n, until, sampling, rng.seed),
+            lambda spent: self._model.extend(path, n, until, sampling, rng, spent),
+            ledger,
+        )
+        return list(paths)
+
+    def forget(self, prompt: Prompt) -> None:
+        """Drop what is remembered of a prompt: no further run will ask."""
+        memory = self._prompts.pop(prompt, None)
+        if memory is not None:
+            self._shared_before += memory.shared_tokens
+
+    async def close(self) -> None:
+        await self._model.close()
+
+
+class SharedProcessScores(ProcessScorer):
+    """A process scorer for the runs of one sweep: a path is judged once, while it lives."""
+
+    def __init__(self, scorer: ProcessScorer) -> None:
+        self.name = scorer.name
+        self._scorer = scorer
+        self._judged: _Memory[Path, Sequence[float]] = _Memory(WeakKeyDictionary())
+
+    async def score(self, path: Path, ledger: Ledger) -> Sequence[float]:
+        return await self._judged.ask(path, lambda spent: self._scorer.score(path, spent), ledger)
+
+    async def close(self) -> None:
+        await self._scorer.close()
+
+
+class SharedOutcomeScores(OutcomeScorer):
+    """An outcome scorer for the runs of one sweep: a path is judged once, while it lives."""
+
+    def __init__(self, scorer: OutcomeScorer) -> None:
+        self.name = scorer.name
+        self._scorer = scorer
+        self._judged: _Memory[Path, float] = _Memory(WeakKeyDictionary())
+
+    async def score(self, path: Path, ledger: Ledger) -> float:
+        return await self._judged.ask(path, lambda spent: self._scorer.score(path, spent), ledger)
+
+    async def close(self) -> None:
+        await self._scorer.close()
+
+
+def share_scores(scorer: Scorer) -> Scorer:
+    """The scorer, sharing its judgements among the runs of a sweep."""
+    return SharedProcessScores(scorer) if isinstance(scorer, ProcessScorer) else SharedOutcomeScores(scorer)
