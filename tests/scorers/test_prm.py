@@ -67,9 +67,7 @@ def test_each_token_is_scored_once(reasoner: LocalModel, process_scorer: LocalPr
     asyncio.run(run())
 
 
-def test_scores_do_not_depend_on_the_batch(
-    reasoner: LocalModel, process_scorer: LocalProcessScorer
-) -> None:
+def test_scores_do_not_depend_on_the_batch(reasoner: LocalModel, process_scorer: LocalProcessScorer) -> None:
     """Law 5: a path's scores are the same alone and beside others, and one for every step."""
 
     async def run() -> None:
@@ -145,5 +143,5 @@ def test_broken_checkpoints_say_what_is_wrong(tmp_path: FilePath) -> None:
     config = json.loads((larger / "config.json").read_text())
     config["num_hidden_layers"] += 1
     (larger / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="lack model.layers"):
+    with pytest.raises(ModelError, match=r"lack model\.layers"):
         LocalModel.load(larger)

@@ -116,6 +116,8 @@ class Method(ABC):
             ScorerError: the scorer broke its contract.
         """
         self.check(model, scorer)
+        if isinstance(seed, int) and not 0 <= seed < 2**63:
+            raise OptionError(f"seed {seed} is out of range; give a whole number from 0 to 2**63 - 1")
         prompt = Prompt.user(prompt) if isinstance(prompt, str) else prompt
         rng = Seeded(seed) if isinstance(seed, int) else seed
         ledger = Ledger(budget or Budget(), model.price)

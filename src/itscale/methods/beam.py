@@ -62,32 +62,26 @@ class Beam(Method):
         width = min(self.width, n)
         scores: Scores = {}
         done: list[Path] = []
-        [children] = await session.extend([session.root], n)
-        families = [children[i : i + width] for i in range(0, len(children), width)]
+        [first] = await session.extend_scored([session.root], n)
+        grown = [first[i : i + width] for i in range(0, len(first), width)]
         beams: list[Path] = []
         for _ in range(self.max_steps):
-            await self._judge(session, families, scores)
+            scores |= {path: judged for family in grown for path, judged in family if judged}
+            families = [[path for path, _ in family] for family in grown]
             if not self.finished_hold_slot:
                 done += [path for family in families for path in family if path.ended]
                 families = [[path for path in family if not path.ended] for family in families]
             beams = self._select(session, families, n // width, scores)
             if session.exhausted or len(done) >= n or all(path.ended for path in beams):
                 break
-            families = await session.extend(beams, width)
-            if all(family == [beam] for family, beam in zip(families, beams, strict=True)):
+            grown = await session.extend_scored(beams, width)
+            if all(family == [(beam, None)] for family, beam in zip(grown, beams, strict=True)):
                 break  # nothing moves any more
         candidates = [
             candidate(path, score=self._value(path, scores), step_scores=scores.get(path, ()))
             for path in dict.fromkeys([*done, *beams])
         ]
         return Outcome(candidates, best(candidates))
-
-    async def _judge(self, session: Session, families: Families, scores: Scores) -> None:
-        """Score what has not been scored; a path whose scoring failed stays without a score."""
-        fresh = [path for family in families for path in family if path.depth and path not in scores]
-        for path, judged in zip(fresh, await session.score(fresh), strict=True):
-            if judged is not None:
-                scores[path] = judged
 
     def _value(self, path: Path, scores: Scores) -> float | None:
         return AGGREGATIONS[self.aggregate](scores[path]) if path in scores else None

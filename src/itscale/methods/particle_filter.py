@@ -26,7 +26,7 @@ from typing import ClassVar, Literal, get_args
 
 from itscale.errors import OptionError, did_you_mean
 from itscale.methods.base import Method, Outcome, best, candidate
-from itscale.methods.session import Session
+from itscale.methods.session import Judged, Session
 from itscale.models.base import Capability
 from itscale.randomness import Randomness
 from itscale.scorers.answers import tally
@@ -111,14 +111,14 @@ class ParticleFilter(Method):
     ) -> Population[Path]:
         """Every living path one step longer and reweighted; records the new `scores`."""
         # Ended paths go in as well: the session gives them back, and so knows that some are left.
-        groups = iter(await session.extend(_living(population)))
+        groups = iter(await session.extend_scored(_living(population)))
+        lost: Judged | None = None
         living = population.log_weights > -math.inf
-        children = [next(iter(next(groups)), None) if alive else None for alive in living]
-        moves = list(zip(population.items, children, strict=True))
-        grown = [(old, new) for old, new in moves if new is not None and new is not old]
-        judged = await session.score([new for _, new in grown])
-        for (old, new), result in zip(grown, judged, strict=True):
-            scores[new] = result or scores[old]  # without a judgement a child keeps its parent's
+        grown = [next(iter(next(groups)), lost) if alive else lost for alive in living]
+        moves = [(old, pair[0] if pair else None) for old, pair in zip(population.items, grown, strict=True)]
+        for old, pair in zip(population.items, grown, strict=True):
+            if pair and pair[0] is not old:
+                scores[pair[0]] = pair[1] or scores[old]  # without a judgement a child keeps its parent's
         increments = [
             -math.inf if new is None else self._log_potential(scores[old], scores[new]) for old, new in moves
         ]

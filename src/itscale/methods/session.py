@@ -1,8 +1,9 @@
 """One run in progress: the few verbs methods are written in, with all bookkeeping behind them.
 
-`sample`, `extend` and `score` start everything at once and wait for it; they charge the ledger,
-hold results against the scorer's contract, write the trace, and turn limits and failures into
-values, so that a method reads like its paper:
+`sample`, `extend` and `score` start everything at once and wait for it; `sample_scored` and
+`extend_scored` judge each path while others still grow. They charge the ledger, hold results
+against the scorer's contract, write the trace, and turn limits and failures into values, so that
+a method reads like its paper:
 
 - a call that failed for good costs one candidate: its path has no child;
 - when a limit binds, `exhausted` is set and paths that may not move come back unchanged, so every
@@ -23,9 +24,11 @@ from itscale.randomness import Randomness
 from itscale.scorers.base import Scorer, checked_scores
 from itscale.types import Path, Prompt, Sampling, StopReason, Until
 
-__all__ = ["DEFAULT_GENERATIONS", "Session"]
+__all__ = ["DEFAULT_GENERATIONS", "Judged", "Session"]
 
 T = TypeVar("T")
+Judged = tuple[Path, tuple[float, ...] | None]
+"""A path with what the scorer says: a score a step, or one in all; None if it was not judged."""
 DEFAULT_GENERATIONS = 16
 """N of a run whose budget does not say."""
 
@@ -71,7 +74,7 @@ class Session:
         """
         return [path for path, _ in await self._sample(n, scored=False)]
 
-    async def sample_scored(self, n: int) -> list[tuple[Path, tuple[float, ...] | None]]:
+    async def sample_scored(self, n: int) -> list[Judged]:
         """Like `sample`, each answer with what the scorer says, judged as soon as it is there."""
         return await self._sample(n, scored=True)
 
@@ -81,13 +84,14 @@ class Session:
         A path that has ended, or may not move because a limit binds, comes back as its only child;
         one whose call failed has none.
         """
-        turn, self._round = self._round, self._round + 1
-        groups = await _together(
-            self._propose(path, n, "step", self.rng.child("step", turn, i)) for i, path in enumerate(paths)
-        )
-        if paths:
-            self._survivors([child for group in groups for child in group])
-        return groups
+        return [[child for child, _ in group] for group in await self._extend(paths, n, scored=False)]
+
+    async def extend_scored(self, paths: Sequence[Path], n: int = 1) -> list[list[Judged]]:
+        """Like `extend`, each new child with what the scorer says, judged as soon as it is there.
+
+        A path that comes back unchanged is not judged again: its scores are None.
+        """
+        return await self._extend(paths, n, scored=True)
 
     async def score(self, paths: Sequence[Path]) -> list[tuple[float, ...] | None]:
         """For each path what the scorer says: a score a step, or one in all; None if it failed or
@@ -96,14 +100,28 @@ class Session:
         judged = dict(zip(unique, await _together(map(self._judge, unique)), strict=True))
         return [judged[path] for path in paths]
 
-    async def _sample(self, n: int, *, scored: bool) -> list[tuple[Path, tuple[float, ...] | None]]:
-        async def one(i: int) -> list[tuple[Path, tuple[float, ...] | None]]:
-            paths = await self._propose(self.root, 1, "end", self.rng.child("sample", i))
-            paths = [path for path in paths if path is not self.root]
-            return [(path, await self._judge(path) if scored else None) for path in paths]
+    async def _extend(self, paths: Sequence[Path], n: int, *, scored: bool) -> list[list[Judged]]:
+        turn, self._round = self._round, self._round + 1
+        streams = [self.rng.child("step", turn, i) for i in range(len(paths))]
+        groups = await _together(
+            self._grow(path, n, "step", stream, scored) for path, stream in zip(paths, streams, strict=True)
+        )
+        if paths:
+            self._survivors([child for group in groups for child, _ in group])
+        return groups
 
-        groups = await _together(map(one, range(n)))
-        pairs = [pair for group in groups for pair in group]
+    async def _grow(self, path: Path, n: int, what: str, rng: Randomness, scored: bool) -> list[Judged]:
+        """Children of one path, the new ones judged if that is wanted."""
+        children = await self._propose(path, n, what, rng)
+        if not scored or children == [path]:
+            return [(child, None) for child in children]
+        judged = await _together(map(self._judge, children))
+        return list(zip(children, judged, strict=True))
+
+    async def _sample(self, n: int, *, scored: bool) -> list[Judged]:
+        streams = [self.rng.child("sample", i) for i in range(n)]
+        groups = await _together(self._grow(self.root, 1, "end", stream, scored) for stream in streams)
+        pairs = [pair for group in groups for pair in group if pair[0] is not self.root]
         self._survivors([path for path, _ in pairs])
         if not pairs and self.exhausted:
             return [(self.root, None)]  # the best so far: a limit bound before the first answer
@@ -140,7 +158,7 @@ class Session:
         wanted = self._max_tokens - path.n_tokens
         if path.ended or self.exhausted or wanted < 1:
             return [path]
-        ledger, asked = self.ledger, n
+        ledger = self.ledger
         try:
             ledger.check()
             if path.parent is None:
@@ -153,7 +171,7 @@ class Session:
                         n = i
                         break
             granted = await ledger.reserve_tokens(wanted * n)
-            n = min(n, granted)
+            asked, n = n, min(n, granted)
             try:
                 until = Until("end" if what == "end" else "step", granted // n)
                 children = await self._in_time(
@@ -211,10 +229,13 @@ class Session:
         seconds = self.ledger.budget.seconds
         if seconds is None:
             return await call
+        limit = asyncio.timeout(max(0.0, seconds - self.ledger.seconds))
         try:
-            async with asyncio.timeout(max(0.0, seconds - self.ledger.seconds)):
+            async with limit:
                 return await call
         except TimeoutError:
+            if not limit.expired():
+                raise  # the call's own
             raise OutOfBudget(StopReason.SECONDS) from None
 
 

@@ -53,7 +53,9 @@ class Checkpoint:
             facts = json.loads(file.read_text())
             return cls(facts["boundary"], tuple(facts["prompts"]), facts["knows"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{file} is broken ({error!r}); restore it from the release, or delete it") from error
+            raise ModelError(
+                f"{file} is broken ({error!r}); restore it from the release, or delete it"
+            ) from error
 
 
 def load_pretrained(folder: FilePath, kind: str) -> tuple[Any, Any]:
@@ -94,7 +96,7 @@ def load_pretrained(folder: FilePath, kind: str) -> tuple[Any, Any]:
     missing = report["missing_keys"] or report["mismatched_keys"]
     if missing:
         raise ModelError(
-            f"the weights in {folder} lack {sorted(map(str, missing))[0]} and {len(missing) - 1} more; "
+            f"the weights in {folder} lack {min(map(str, missing))} and {len(missing) - 1} more; "
             f"they are not a whole {kind.removeprefix('AutoModelFor')} checkpoint, so copy them again"
         )
     return model.to(device), tokenizer
@@ -128,7 +130,9 @@ class PromptReader:
         try:
             text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         except Exception as error:
-            raise PromptError(f"the model's chat template refused the messages: {_first_line(error)}") from error
+            raise PromptError(
+                f"the model's chat template refused the messages: {_first_line(error)}"
+            ) from error
         return tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
 
 
@@ -137,7 +141,9 @@ class LocalModel(Model):
 
     capabilities = frozenset({Capability.STEPS, Capability.LOGPROBS, Capability.SEEDS})
 
-    def __init__(self, model: Any, tokenizer: Any, facts: Checkpoint, name: str, memory: int, rows: int) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, facts: Checkpoint, name: str, memory: int, rows: int
+    ) -> None:
         from itscale.models.engine.forward import CachedForward
         from itscale.models.engine.generator import Generator
 

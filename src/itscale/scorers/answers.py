@@ -13,16 +13,25 @@ from dataclasses import dataclass
 
 __all__ = ["Cluster", "extract_answer", "normalise_answer", "tally"]
 
-_STATED = re.compile(r"^\W*(?:final )?answer\s*(?::|is)\s*(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
+_STATED = re.compile(
+    r"^\W{0,20}(?:final )?answer\W{0,4}?(?::|[ \t]is\b)[ \t]*(\S.*)$", re.IGNORECASE | re.MULTILINE
+)
 _BOXED = "\\boxed{"
+_MARKUP = "*` \t"
+"""What models put around a stated answer for emphasis."""
 _NUMBER = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?|[-+]?\d+(?:\.\d+)?")
 
 
 def extract_answer(text: str) -> str | None:
     r"""The answer a text states last: a line `Answer: X`, else the content of `\boxed{X}`, else None."""
     stated = _STATED.findall(text)
-    if stated:
-        return stated[-1].rstrip(".").strip() or None
+    boxed = _last_boxed(stated[-1] if stated else text)
+    if boxed is not None or not stated:
+        return boxed
+    return stated[-1].strip(_MARKUP).rstrip(".").strip(_MARKUP) or None
+
+
+def _last_boxed(text: str) -> str | None:
     start = text.rfind(_BOXED)
     if start < 0:
         return None
@@ -38,8 +47,10 @@ def normalise_answer(answer: str) -> str:
     """A form in which equal answers are equal strings: numbers by value, text by case and spaces."""
     compact = answer.strip().strip("$").strip()
     if _NUMBER.fullmatch(compact):
-        value = float(compact.replace(",", ""))
-        return str(int(value)) if value == int(value) and abs(value) < 2**53 else repr(value)
+        # On digits, not floats: long numbers stay apart, and one of 400 digits is no overflow.
+        whole, _, fraction = compact.lstrip("+-").replace(",", "").partition(".")
+        value = ".".join(part for part in (whole.lstrip("0") or "0", fraction.rstrip("0")) if part)
+        return f"-{value}" if compact.startswith("-") and value != "0" else value
     return " ".join(compact.casefold().split())
 
 

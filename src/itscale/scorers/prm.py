@@ -52,7 +52,8 @@ class LocalProcessScorer(ProcessScorer):
         model, tokenizer = load_pretrained(folder, "AutoModelForTokenClassification")
         if model.config.num_labels != 2:
             raise ModelError(
-                f"{folder} has {model.config.num_labels} labels; a process reward model has two, wrong and right"
+                f"{folder} has {model.config.num_labels} labels; a process reward model has two, "
+                "wrong and right"
             )
         return cls(model, tokenizer, facts, name or f"hf:{folder}", kv_memory_bytes)
 

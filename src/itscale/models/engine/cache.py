@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from itscale.errors import MemoryLimitError
-from itscale.models.engine.pool import Slots, SlotPool
+from itscale.models.engine.pool import SlotPool, Slots
 from itscale.types import Path
 
 __all__ = ["PrefixCache", "Segment"]

@@ -16,7 +16,7 @@ import torch
 from transformers import AttentionInterface, PreTrainedModel
 
 from itscale.errors import ModelError
-from itscale.models.engine.pool import TRASH, Slots, SlotPool
+from itscale.models.engine.pool import TRASH, SlotPool, Slots
 
 __all__ = ["CachedForward"]
 
@@ -125,7 +125,8 @@ class CachedForward:
                 )
         rows, heads, length, head_dim = query.shape
         kv_heads = self.pool.kv_heads
-        stored = self.pool.storage[module.layer_idx]
+        layer: Any = module.layer_idx
+        stored = self.pool.storage[layer]
         both = torch.stack((key, value), dim=2)  # (rows, kv_heads, 2, length, head_dim)
         fresh = both.permute(0, 3, 2, 1, 4).reshape(rows * length, -1)
         stored.index_copy_(0, self._write, fresh)

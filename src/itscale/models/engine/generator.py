@@ -65,9 +65,7 @@ class Generator:
         self._admitted: list[tuple[Request, Segment]] = []
         self._worker = Worker("itscale-generator", self._turn, self._fail_all)
 
-    async def extend(
-        self, path: Path, until: Until, sampling: Sampling, seeds: list[int]
-    ) -> Request:
+    async def extend(self, path: Path, until: Until, sampling: Sampling, seeds: list[int]) -> Request:
         """One child of `path` for each seed; the request comes back with children and counts.
 
         A cancelled call stops its rows at once and returns, cancelled, when the engine has let go.
@@ -157,7 +155,8 @@ class Generator:
         request.prompt_tokens = 0
         if request.path.step is None:
             request.error = ModelError(
-                f"the prompt has {segment.end} tokens and the model's context holds {self.max_context}; shorten it"
+                f"the prompt has {segment.end} tokens and the model's context holds "
+                f"{self.max_context}; shorten it"
             )
         else:
             for i in range(request.n):
@@ -283,7 +282,8 @@ class Generator:
 
     def _row_tokens(self, i: int) -> list[int]:
         rows = self._rows
-        return _sequence(rows.info[i].parent) + rows.tokens[i, : rows.n_tokens[i]].tolist()
+        drawn: list[int] = rows.tokens[i, : rows.n_tokens[i]].tolist()
+        return _sequence(rows.info[i].parent) + drawn
 
     def _end_step(self, i: int) -> bool:
         """Close the step row `i` is in; whether the row is done with it."""
@@ -344,7 +344,7 @@ class Generator:
 
 
 def _sequence(segment: Segment) -> list[int]:
-    return [token for link in segment.chain() for token in link.tokens]
+    return [int(token) for link in segment.chain() for token in link.tokens]
 
 
 def _tail(path: Path, n: int = 8) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from itscale.errors import ScorerError
+from itscale.errors import MemoryLimitError, ScorerError
 from itscale.models.engine.cache import PrefixCache, Segment
 from itscale.models.engine.forward import CachedForward
 from itscale.models.engine.request import Worker
@@ -46,7 +46,12 @@ class Judge:
     """Scores paths with a model whose head gives logits of ("wrong", "right") at every token."""
 
     def __init__(
-        self, forward: CachedForward, *, prompt_tokens: Callable[[Path], Sequence[int]], max_context: int, max_rows: int
+        self,
+        forward: CachedForward,
+        *,
+        prompt_tokens: Callable[[Path], Sequence[int]],
+        max_context: int,
+        max_rows: int,
     ) -> None:
         self.forward = forward
         self.cache = PrefixCache(forward.pool, prompt_tokens)
@@ -123,7 +128,7 @@ class Judge:
             request = self._waiting.pop(0)
             try:
                 self.cache.require_possible(self.cache.segment(request.path).end)
-            except Exception as error:
+            except MemoryLimitError as error:
                 request.error = error
             self._worker.answer(request)
         return taken

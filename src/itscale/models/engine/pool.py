@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["TRASH", "Slots", "SlotPool"]
+__all__ = ["TRASH", "SlotPool", "Slots"]
 
 Slots = npt.NDArray[np.int64]
 TRASH = 0
@@ -64,7 +64,11 @@ class SlotPool:
         old, new = self.capacity, min(2 * self.capacity, self.limit)
         assert new > old, "take() was asked for more than n_available"
         grown = torch.zeros(
-            self.storage.shape[0], new, self.storage.shape[2], dtype=self.storage.dtype, device=self.storage.device
+            self.storage.shape[0],
+            new,
+            self.storage.shape[2],
+            dtype=self.storage.dtype,
+            device=self.storage.device,
         )
         grown[:, :old] = self.storage
         self.storage = grown

@@ -94,7 +94,7 @@ class Worker:
                 new.append(self._arrived.popleft())
             try:
                 busy = self._turn(new)
-            except Exception as error:  # the thread must outlive any one request
+            except Exception as error:  # noqa: BLE001  the thread must outlive any one request
                 busy = False
                 self._failed(error)
             self._flush()

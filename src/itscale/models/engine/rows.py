@@ -77,7 +77,11 @@ class Rows:
     def settings(self, which: np.ndarray) -> Settings:
         """Sampling of some rows."""
         return Settings(
-            self.temperature[which], self.top_p[which], self.top_k[which], self.seed[which], self.n_tokens[which]
+            self.temperature[which],
+            self.top_p[which],
+            self.top_k[which],
+            self.seed[which],
+            self.n_tokens[which],
         )
 
     def append(self, which: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray) -> None:
@@ -104,8 +108,16 @@ class Rows:
             last = self.n - 1
             if i != last:
                 for array in (
-                    self.last_token, self.length, self.start, self.n_tokens, self.limit, self.logprob,
-                    self.temperature, self.top_p, self.top_k, self.seed,
+                    self.last_token,
+                    self.length,
+                    self.start,
+                    self.n_tokens,
+                    self.limit,
+                    self.logprob,
+                    self.temperature,
+                    self.top_p,
+                    self.top_k,
+                    self.seed,
                 ):
                     array[i] = array[last]
                 self.slots[i, : self.length[last]] = self.slots[last, : self.length[last]]

@@ -38,7 +38,11 @@ class Settings:
     def rows(self, which: npt.NDArray[np.int64]) -> Settings:
         """The settings of some rows."""
         return Settings(
-            self.temperature[which], self.top_p[which], self.top_k[which], self.seeds[which], self.positions[which]
+            self.temperature[which],
+            self.top_p[which],
+            self.top_k[which],
+            self.seeds[which],
+            self.positions[which],
         )
 
 

@@ -1,0 +1,1 @@
+"""Judges of paths: process and outcome scorers, answers and votes."""
