@@ -19,7 +19,8 @@ CHAT_TEMPLATE = (
     "{% if m['role'] == 'user' %}{{ '<user>' + m['content'] }}"
     "{% elif m['role'] == 'assistant' %}{{ '<assistant>' + m['content'] }}"
     "{% if not (loop.last and continue_final_message) %}{{ '<eos>' }}{% endif %}"
-    "{% else %}{{ raise_exception('the embedded reasoner knows user and assistant messages only') }}{% endif %}"
+    "{% else %}{{ raise_exception('the embedded reasoner knows user and assistant messages only') }}"
+    "{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
 )
@@ -28,9 +29,7 @@ CHAT_TEMPLATE = (
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer both checkpoints ship."""
     vocabulary = [*SPECIAL, *MARKS, *WORDS, *string.ascii_lowercase, *map(str, range(100))]
-    tokenizer = Tokenizer(
-        models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>")
-    )
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(r"[^\S\n]+"), behavior="removed"),

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from itscale.embedded import PROCESS_SCORER, REASONER
 from itscale.models.local import LocalModel
 from itscale.scorers.prm import LocalProcessScorer
+
+# A time limit on one example says more about the machine's other work than about the code. With
+# CI set, Hypothesis itself takes its `ci` profile: no limit, and the same examples every time.
+settings.register_profile("itscale", deadline=None)
+if "CI" not in os.environ:
+    settings.load_profile("itscale")
 
 
 @pytest.fixture(scope="session")

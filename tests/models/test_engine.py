@@ -176,9 +176,7 @@ def test_forks_recompute_nothing(
     spy = Spy(reasoner, monkeypatch)
     [problem] = Countdown().problems(1, level=5)
     method = ParticleFilter(target="odds", ess_threshold=1.0)
-    result = asyncio.run(
-        method.run(problem.prompt, reasoner, process_scorer, Budget(generations=32), seed=1)
-    )
+    result = asyncio.run(method.run(problem.prompt, reasoner, process_scorer, Budget(generations=32), seed=1))
     length = len(reasoner.prompts.ids(problem.prompt))
     assert spy.prefilled + spy.decoded <= length + result.usage.generated_tokens
     computed = result.usage.prompt_tokens - result.usage.cached_tokens
@@ -238,9 +236,7 @@ def test_cancelling_frees_rows_and_pays(reasoner: LocalModel) -> None:
 
     async def cancel_midway() -> None:
         root = Path.root(problem.prompt)
-        call = asyncio.create_task(
-            reasoner.extend(root, 8, Until("end"), HOT, Seeded(0), ledger)
-        )
+        call = asyncio.create_task(reasoner.extend(root, 8, Until("end"), HOT, Seeded(0), ledger))
         while not reasoner.engine._rows.n:
             await asyncio.sleep(0.001)
         call.cancel()
