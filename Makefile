@@ -27,8 +27,9 @@ bench: setup  ## run every script in benchmarks/: the published figures
 
 train: setup  ## retrain both embedded models from nothing into OUT (default runs/train); about two hours
 	$(RUN) -m recipes.train_reasoner --out $(OUT)/reasoner
-	$(RUN) -m recipes.rollouts --model $(OUT)/reasoner --out $(OUT)/rollouts.jsonl
-	$(RUN) -m recipes.train_process_scorer --reasoner $(OUT)/reasoner --rollouts $(OUT)/rollouts.jsonl \
+	OMP_NUM_THREADS=1 $(RUN) -m recipes.rollouts --model $(OUT)/reasoner --out $(OUT)/rollouts-1.jsonl --seed 1 & \
+	OMP_NUM_THREADS=1 $(RUN) -m recipes.rollouts --model $(OUT)/reasoner --out $(OUT)/rollouts-2.jsonl --seed 2; wait
+	$(RUN) -m recipes.train_process_scorer --reasoner $(OUT)/reasoner --rollouts $(OUT)/rollouts-1.jsonl $(OUT)/rollouts-2.jsonl \
 		--out $(OUT)/process_scorer
 
 wheel: setup  ## build the wheel into dist/

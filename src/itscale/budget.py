@@ -91,7 +91,9 @@ class Ledger:
 
     def __init__(self, budget: Budget, price: Price | None = None) -> None:
         if budget.dollars is not None and price is None:
-            raise OptionError("budget dollars needs a model with a price; set the model's price or drop dollars")
+            raise OptionError(
+                "budget dollars needs a model with a price; set the model's price or drop dollars"
+            )
         self.budget = budget
         self.price = price or Price()
         self.started = time.monotonic()

@@ -1,13 +1,13 @@
 """Every error itscale raises on purpose. Each message ends with what to do about it.
 
-    ItscaleError
-    |- OptionError      (ValueError)    an unknown or impossible option, name, spec or budget
-    |- PromptError      (ValueError)    a prompt the model cannot answer as asked
-    |- TaskError        (ValueError)    a task, level or problem file that does not exist or parse
-    |- ModelError       (RuntimeError)  a model that cannot be loaded, or a call to it that failed
-    |  `- MemoryLimitError              a path that cannot fit into the KV memory limit
-    |- ScorerError      (RuntimeError)  a scorer that broke its contract (count, NaN, range)
-    `- AllFailedError   (RuntimeError)  every candidate of a run failed
+ItscaleError
+|- OptionError      (ValueError)    an unknown or impossible option, name, spec or budget
+|- PromptError      (ValueError)    a prompt the model cannot answer as asked
+|- TaskError        (ValueError)    a task, level or problem file that does not exist or parse
+|- ModelError       (RuntimeError)  a model that cannot be loaded, or a call to it that failed
+|  `- MemoryLimitError              a path that cannot fit into the KV memory limit
+|- ScorerError      (RuntimeError)  a scorer that broke its contract (count, NaN, range)
+`- AllFailedError   (RuntimeError)  every candidate of a run failed
 """
 
 from __future__ import annotations

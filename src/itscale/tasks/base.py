@@ -89,17 +89,18 @@ class GeneratedTask(ABC):
                 f"task {self.name!r} has no level {level}; choose one of "
                 f"{', '.join(map(str, self.levels))} ({self.level_meaning})"
             )
+        if count < 1:
+            raise TaskError(f"{count} problems were asked for; give at least 1")
         found: dict[str, Problem] = {}
+        stream = self.exercises("test", level, random.Random(f"{self.name}/{level}/{seed}"))
         repeats = 0
-        exercises = self.exercises("test", level, random.Random(f"{self.name}/{level}/{seed}"))
         while len(found) < count:
-            exercise = next(exercises)
+            exercise = next(stream)
             if exercise.key in found:
                 repeats += 1
                 if repeats > GIVE_UP_AFTER:
                     raise TaskError(
-                        f"task {self.name!r} has hardly more than {len(found)} held-out problems at level "
-                        f"{level}; ask for fewer, or for another level"
+                        f"task {self.name!r} has about {len(found)} problems at level {level}; ask for fewer"
                     )
                 continue
             repeats = 0
