@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--reasoner", type=Path, required=True)
     parser.add_argument("--rollouts", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--tokens-per-step", type=int, default=6144)
     parser.add_argument("--muon-lr", type=float, default=0.003)
     parser.add_argument("--adamw-lr", type=float, default=0.001)

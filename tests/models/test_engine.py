@@ -26,7 +26,9 @@ HOT = Sampling(temperature=1.0)
 
 
 def problems(count: int) -> list[Problem]:
-    return Countdown().problems(count // 2) + Chain().problems(count - count // 2)
+    """Of both tasks in turn."""
+    pairs = zip(Countdown().problems(count), Chain().problems(count), strict=True)
+    return [problem for pair in pairs for problem in pair][:count]
 
 
 async def whole(model: LocalModel, problem: Problem, sampling: Sampling, seed: int = 0) -> Path:

@@ -44,7 +44,7 @@ class Chain(GeneratedTask):
     name: ClassVar[str] = "chain"
     summary: ClassVar[str] = "follow shuffled definitions to the asked value, a line at a time"
     levels: ClassVar[tuple[int, ...]] = (3, 4, 5, 6, 8)
-    default_level: ClassVar[int] = 5
+    default_level: ClassVar[int] = 3
     level_meaning: ClassVar[str] = "how many operations the asked value needs"
 
     def draw(self, rng: random.Random, level: int) -> Exercise:
