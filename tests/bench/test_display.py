@@ -158,6 +158,7 @@ def test_labels_are_apart_and_in_order(heights: list[float], gap: float):
 
 def progress_of(rows: int, before: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(live, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(live, "ENOUGH_TO_GUESS", 2)
     monkeypatch.setattr(live.time, "monotonic", count().__next__)  # every look at the clock is a second later
     sweep, console = coin_sweep(["majority"], budgets=[4], count=10), Console(file=io.StringIO(), width=120)
     with LiveSweep(sweep, console) as shown:
@@ -169,9 +170,10 @@ def progress_of(rows: int, before: int, monkeypatch: pytest.MonkeyPatch) -> list
 
 
 def test_progress_without_a_terminal_is_a_plain_line(monkeypatch: pytest.MonkeyPatch):
-    """No control characters in a log; rows of an earlier start count as done, not as speed."""
+    """No control characters in a log; rows of an earlier start count as done, not as speed;
+    no time left is claimed from too few."""
     assert progress_of(rows=2, before=3, monkeypatch=monkeypatch) == [
-        "4 of 10 runs, 1.0 runs/s, 6 s left",
+        "4 of 10 runs, 1.0 runs/s",
         "5 of 10 runs, 1.0 runs/s, 5 s left",
     ]
 

@@ -29,6 +29,8 @@ from itscale.bench.sweep import Sweep
 __all__ = ["LiveSweep"]
 
 SECONDS_BETWEEN_LINES = 10.0
+ENOUGH_TO_GUESS = 16
+"""Runs after which the time left is worth saying."""
 
 
 class LiveSweep:
@@ -80,8 +82,9 @@ class LiveSweep:
         self._progress.update(self._task, advance=1, rate=f"{rate:,.1f} runs/s")
         if not self._console.is_terminal and now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            left = (self._total - self._finished) / rate
-            line = f"{self._finished} of {self._total} runs, {rate:,.1f} runs/s, {left:.0f} s left"
+            line = f"{self._finished} of {self._total} runs, {rate:,.1f} runs/s"
+            if self._finished - self._finished_before >= ENOUGH_TO_GUESS:
+                line += f", {(self._total - self._finished) / rate:.0f} s left"
             self._console.print(line, highlight=False)
 
     def __rich__(self) -> RenderableType:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from itscale.errors import ModelError
 from itscale.models.engine.pool import TRASH, SlotPool, Slots
 
-__all__ = ["CachedForward"]
+__all__ = ["CachedForward", "share_the_cores"]
 
 _names = itertools.count()
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -39,6 +40,16 @@ def keep_freed_memory() -> None:
         if mallopt is not None:
             mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
             mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def share_the_cores() -> None:
+    """Let torch use half of the cores for work started on this thread (at least one).
+
+    The model's engine and the scorer's run at the same time, each on a thread of its own. With all
+    cores given to both they wait for each other at every product: on two cores a particle filter
+    was 1.3 times as fast with one each.
+    """
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
 
 
 class CachedForward:

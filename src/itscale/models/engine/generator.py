@@ -15,7 +15,7 @@ import torch
 
 from itscale.errors import ModelError
 from itscale.models.engine.cache import PrefixCache, Segment
-from itscale.models.engine.forward import CachedForward
+from itscale.models.engine.forward import CachedForward, share_the_cores
 from itscale.models.engine.request import Request, Worker
 from itscale.models.engine.rows import Row, Rows
 from itscale.models.engine.sampler import draw
@@ -63,7 +63,7 @@ class Generator:
         self._rows = Rows(max_rows, max_context)
         self._waiting: list[Request] = []
         self._admitted: list[tuple[Request, Segment]] = []
-        self._worker = Worker("itscale-generator", self._turn, self._fail_all)
+        self._worker = Worker("itscale-generator", self._turn, self._fail_all, share_the_cores)
 
     async def extend(self, path: Path, until: Until, sampling: Sampling, seeds: list[int]) -> Request:
         """One child of `path` for each seed; the request comes back with children and counts.

@@ -15,7 +15,7 @@ import torch
 
 from itscale.errors import MemoryLimitError, ScorerError
 from itscale.models.engine.cache import PrefixCache, Segment
-from itscale.models.engine.forward import CachedForward
+from itscale.models.engine.forward import CachedForward, share_the_cores
 from itscale.models.engine.request import Worker
 from itscale.types import Path
 
@@ -58,7 +58,7 @@ class Judge:
         self.max_context = max_context
         self.max_rows = max_rows
         self._waiting: list[Judgement] = []
-        self._worker = Worker("itscale-judge", self._turn, self._fail_all)
+        self._worker = Worker("itscale-judge", self._turn, self._fail_all, share_the_cores)
 
     async def score(self, path: Path) -> Judgement:
         """The judgement of a path; a cancelled call comes back as soon as the engine has let go."""

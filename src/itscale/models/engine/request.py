@@ -46,12 +46,17 @@ class Worker:
 
     `turn(new)` is called on the thread with whatever has arrived; it returns whether it has more to
     do by itself. It reports finished requests through `answer`. An error in a turn is given to
-    `failed`, which must answer everything outstanding.
+    `failed`, which must answer everything outstanding. `prepare` is called once, on the thread.
     """
 
     def __init__(
-        self, name: str, turn: Callable[[list[Any]], bool], failed: Callable[[Exception], None]
+        self,
+        name: str,
+        turn: Callable[[list[Any]], bool],
+        failed: Callable[[Exception], None],
+        prepare: Callable[[], None],
     ) -> None:
+        self._prepare = prepare
         self._turn = turn
         self._failed = failed
         self._arrived: deque[Any] = deque()
@@ -82,6 +87,7 @@ class Worker:
         self._thread.join()
 
     def _run(self) -> None:
+        self._prepare()
         busy = False
         while True:
             with self._wake:
