@@ -13,62 +13,15 @@ import pytest
 
 from itscale.budget import Budget
 from itscale.events import Resampled
+from itscale.methods.filtering import TARGETS
 from itscale.methods.particle_filter import ParticleFilter
 from itscale.models.fake import FakeModel
 from itscale.scorers.fake import FakeProcessScorer
-from itscale.testing import all_paths, enumerate_expectation
-from itscale.types import Path, Prompt
+from itscale.testing import enumerate_expectation
+from itscale.types import Path
 from itscale.weights import SCHEMES, Population
 from itscale.weights import population as population_module
-
-PROMPT = Prompt.user("count")
-END = {"$": 1.0}
-# Paths finish after one step (x), two (a|x, a|y, b|y) and three (b|a|x, b|a|y).
-TREE = {
-    (): {"a|": 0.5, "b|": 0.3, "x": 0.2},
-    ("x",): END,
-    ("a|",): {"x": 0.7, "y": 0.3},
-    ("a|", "x"): END,
-    ("a|", "y"): END,
-    ("b|",): {"a|": 0.4, "y": 0.6},
-    ("b|", "y"): END,
-    ("b|", "a|"): {"x": 0.5, "y": 0.5},
-    ("b|", "a|", "x"): END,
-    ("b|", "a|", "y"): END,
-}
-SMALL = {
-    (): {"a|": 0.6, "x": 0.4},
-    ("x",): END,
-    ("a|",): {"x": 0.3, "y": 0.7},
-    ("a|", "x"): END,
-    ("a|", "y"): END,
-}
-JUDGEMENTS = {
-    ("a|",): 0.15,
-    ("b|",): 0.9,
-    ("x",): 0.6,
-    ("a|", "x"): 0.8,
-    ("a|", "y"): 0.05,
-    ("b|", "a|"): 0.3,
-    ("b|", "y"): 0.2,
-    ("b|", "a|", "x"): 0.95,
-    ("b|", "a|", "y"): 0.1,
-}
-POTENTIALS = {
-    "final": lambda scores: scores[-1],
-    "product": math.prod,
-    "odds": lambda scores: math.prod(r / (1 - r) for r in scores),
-}
-
-
-def exact(table: dict, target: str) -> dict[tuple[int, ...], float]:
-    """p(x) times the potentials, by brute force over the table."""
-    law = {}
-    for path, p in all_paths(FakeModel(table), PROMPT):
-        texts = tuple(step.text for step in path.steps)
-        scores = [JUDGEMENTS[texts[: i + 1]] for i in range(len(texts))]
-        law[path.token_ids] = p * POTENTIALS[target](scores)
-    return law
+from tests.methods.trees import END, JUDGEMENTS, POTENTIALS, PROMPT, SMALL, TREE, exact
 
 
 def deviation(method: ParticleFilter, table: dict, n: int, resampled: list[int] | None = None) -> float:
@@ -109,7 +62,10 @@ def test_law_is_exact_for_two_particles(resampling, target, ess_threshold):
 
 @pytest.mark.parametrize(
     ("resampling", "target"),
-    [*((scheme, "final") for scheme in sorted(SCHEMES)), ("systematic", "product"), ("systematic", "odds")],
+    [
+        *((scheme, "final") for scheme in sorted(SCHEMES)),
+        *(("systematic", target) for target in sorted(POTENTIALS)),
+    ],
 )
 def test_law_is_exact_for_three_particles(resampling, target):
     """Three particles on two depths, so that finished and growing ones are resampled together."""
@@ -209,11 +165,18 @@ class ResamplesAfterTheEnd(ParticleFilter):
         return super()._outcome(Population.start(again.items), scores, rng, stop)
 
 
-class JudgesTheWholePathTwice(ParticleFilter):
-    """Uses r_t where the final target needs r_t / r_{t-1}."""
+def test_counting_the_score_of_a_prefix_twice_is_caught(monkeypatch):
+    """Using r_t where the final target needs r_t / r_{t-1} is another law."""
+    monkeypatch.setitem(TARGETS, "final", TARGETS["product"])
+    assert deviation(ParticleFilter(ess_threshold=1.0), TREE, 2) > 1e-2
 
-    def _log_potential(self, before, after):
-        return 0.0 if after is before else math.log(after[-1])
+
+@pytest.mark.parametrize("target", ["max", "sum"])
+def test_an_uncorrected_last_potential_is_caught(monkeypatch, target):
+    """The targets `max` and `sum` are p * r_T only because of their last potential."""
+    on_the_way, _ = TARGETS[target]
+    monkeypatch.setitem(TARGETS, target, (on_the_way, on_the_way))
+    assert deviation(ParticleFilter(target=target), TREE, 2) > 1e-2
 
 
 @pytest.mark.parametrize(
@@ -224,7 +187,6 @@ class JudgesTheWholePathTwice(ParticleFilter):
         (FreezesFinishedOut, 1.0),
         (ReweightsFinished, 1.0),
         (ResamplesAfterTheEnd, 1.0),
-        (JudgesTheWholePathTwice, 1.0),
     ],
 )
 def test_planted_bug_is_caught(broken, ess_threshold):
@@ -244,7 +206,7 @@ def test_resampling_on_squared_weights_is_caught(monkeypatch):
 
 
 def test_one_particle_hides_what_two_show():
-    """With N = 1 all these mistakes but the double counting are invisible: test with N >= 2."""
+    """With N = 1 all these mistakes are invisible: test with N >= 2."""
     for broken in (DropsWeightsWhenNotResampling, ForgetsEvidence, FreezesFinishedOut):
         assert deviation(broken(ess_threshold=1.0), TREE, 1) < 1e-12
 

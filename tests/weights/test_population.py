@@ -115,3 +115,27 @@ def test_counts_must_agree():
         Population(("a", "b"), np.zeros(3))
     with pytest.raises(ValueError, match="at least one"):
         Population.start("")
+
+
+@pytest.mark.parametrize("scheme", sorted(SCHEMES))
+@pytest.mark.parametrize("by", [[0.0, 0.0, 0.0], [1.0, -2.0, 0.5]])
+def test_drawing_by_other_weights_is_unbiased(scheme, by):
+    """E[sum of new weights of i, over n] is w_i over N, whatever the items were drawn by."""
+    p = population([0.3, -1.0, 1.2])
+
+    def measure(rng):
+        again, ancestors = p.resample(scheme, rng, 2, by=by)
+        held = np.zeros(3)
+        np.add.at(held, ancestors, np.exp(again.log_weights) / 2)
+        return held
+
+    assert enumerate_expectation(measure) == pytest.approx(np.exp(p.log_weights) / 3, abs=1e-12)
+
+
+def test_an_item_that_could_never_be_drawn_is_refused():
+    """Weight that no draw can reach would be lost, and the estimate with it."""
+    with pytest.raises(ValueError, match="never be drawn"):
+        population([0.0, 0.0]).resample("systematic", Seeded(0), by=[0.0, -math.inf])
+    again, ancestors = population([0.0, -math.inf]).resample("systematic", Seeded(0), by=[0.0, -math.inf])
+    assert ancestors.tolist() == [0, 0]
+    assert again.log_evidence == pytest.approx(math.log(0.5))

@@ -4,40 +4,60 @@ Puri et al. 2025, "A Probabilistic Inference Approach to Inference-Time Scaling 
 Particle-Based Monte Carlo Methods", arXiv 2502.01618, Algorithm 1.
 
 Law: with potentials G_t the weighted final population is, times the evidence estimate, unbiased
-for p(x) * prod_t G_t, where p is the model and r_t in (0, 1) the score of the first t steps:
+for p(x) * prod_t G_t, where p is the model (at the sampling temperature) and r_t in (0, 1) the
+score of the first t steps:
 
-    target     G_t              the population samples
-    final      r_t / r_{t-1}    p(x) * r_T              r_0 = 1; a score of the prefix counts once
-    product    r_t              p(x) * prod_t r_t       the state-space posterior of the paper
-    odds       r_t / (1 - r_t)  p(x) * prod_t odds_t    the published codes: softmax of logit(r_t)
+    target     G_t                        last G_T                  the population samples
+    final      r_t / r_{t-1}, r_0 = 1     same                      p(x) * r_T
+    max        max_{s<=t} r_s             r_T / prod_{s<T} G_s      p(x) * r_T
+    sum        exp( sum_{s<=t} log r_s )  r_T / prod_{s<T} G_s      p(x) * r_T
+    product    r_t                        same                      p(x) * prod_t r_t
+    odds       r_t / (1 - r_t)            same                      p(x) * prod_t r_t / (1 - r_t)
+
+`final` counts a score of the prefix once; `product` is the state-space posterior of the paper;
+`odds` what its code weighs by. The table and its sources are in `methods/filtering.py`. A path that
+a limit leaves unfinished keeps the weight it had on the way.
 
 Departures from the published codes, each of them needed for that law: weights are carried when
 nothing is resampled, finished paths stay in their slot with their weight final, and nothing is
 resampled after the last step. A failed call is a weight of zero. A path that a limit cut off keeps
-its weight but has no answer, so it never votes.
+its weight but has no answer, so it never votes. `compatibility="puri2025"` undoes the first two:
+log weights are logit(r) of the last step, whatever was before; all N are drawn anew after every
+step (multinomial), finished ones by their score again and again; the answer is the best-scored. It
+keeps no simple law, so it tells no evidence.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
-from itscale.errors import OptionError, did_you_mean
-from itscale.methods.base import Method, Outcome, best, candidate
-from itscale.methods.session import Judged, Session
+from itscale.errors import OptionError
+from itscale.methods.base import Method, Outcome
+from itscale.methods.filtering import (
+    CHOICES,
+    TARGETS,
+    Choice,
+    Scores,
+    Target,
+    candidates_of,
+    check_known,
+    choose_slot,
+    extended,
+    published_weights,
+    still_growing,
+    target_potential,
+)
+from itscale.methods.session import Session
 from itscale.models.base import Capability
 from itscale.randomness import Randomness
-from itscale.scorers.answers import tally
-from itscale.types import Candidate, Path, StopReason
+from itscale.types import Path, StopReason
 from itscale.weights import SCHEMES, Population, Scheme
 
 __all__ = ["ParticleFilter"]
 
-Target = Literal["final", "product", "odds"]
-Choice = Literal["vote", "argmax", "sample"]
-Scores = dict[Path, tuple[float, ...]]
+_FIXED = {"target": "final", "resampling": "systematic", "ess_threshold": 0.5, "choose": "vote"}
+"""Options that the published code leaves no choice about, at their defaults."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +67,12 @@ class ParticleFilter(Method):
     N is the budget's generations.
 
     Raises:
-        OptionError: an option is unknown or out of range.
+        OptionError: an option is unknown or out of range, or set beside `compatibility`.
     """
 
     name: ClassVar[str] = "particle-filter"
     summary: ClassVar[str] = "paths grow step by step; resample them by the process scorer's weights"
-    scorer_kind: ClassVar[Literal["process"]] = "process"
+    scorer_kind: ClassVar[Literal["none", "any", "process"]] = "process"
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.STEPS})
 
     target: Target = "final"
@@ -66,43 +86,43 @@ class ParticleFilter(Method):
     weight (which makes the answer itself a draw from the target as N grows)."""
     max_steps: int = 64
     """Rounds; paths that are not finished then have no answer."""
+    compatibility: Literal["puri2025"] | None = None
+    """Do as the published code of that paper does, for comparison."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option, known in (
-            ("target", get_args(Target)),
-            ("resampling", tuple(SCHEMES)),
-            ("choose", get_args(Choice)),
-        ):
-            if getattr(self, option) not in known:
-                raise OptionError(did_you_mean(option, str(getattr(self, option)), known))
+        check_known(self, target=TARGETS, resampling=SCHEMES, choose=CHOICES)
         if not 0 <= self.ess_threshold <= 1:
             raise OptionError(f"ess_threshold is {self.ess_threshold}; give a share of N, 0 to 1")
         if self.max_steps < 1:
             raise OptionError(f"max_steps is {self.max_steps}; give at least 1")
+        if self.compatibility is not None:
+            check_known(self, compatibility=["puri2025"])
+            changed = [option for option, default in _FIXED.items() if getattr(self, option) != default]
+            if changed:
+                raise OptionError(
+                    f"compatibility={self.compatibility} fixes {', '.join(_FIXED)}; leave out {changed[0]}"
+                )
 
     async def search(self, session: Session) -> Outcome:
         """Extend, score, reweight, resample when the weights are too uneven; until all have ended."""
         population = Population.start([session.root] * session.generations)
         scores: Scores = {session.root: ()}
         for step in range(self.max_steps):
-            if session.exhausted or not self._growing(population):
+            if session.exhausted or not still_growing(population, session):
                 break
             population = self._resampled(population, session, step)
             population = await self._extended(population, scores, session)
-        stop = StopReason.STEPS if self._growing(population) else None
+        stop = StopReason.STEPS if still_growing(population, session) else None
         return self._outcome(population, scores, session.rng.child("choose"), session.exhausted or stop)
-
-    def _growing(self, population: Population[Path]) -> bool:
-        """Whether another step can change anything; without it resampling would only add noise."""
-        living = _living(population)
-        return any(not path.ended and path.n_tokens < self.max_tokens for path in living)
 
     def _resampled(self, population: Population[Path], session: Session, step: int) -> Population[Path]:
         """The population, resampled if its weights are too uneven."""
-        if not population.ess < self.ess_threshold * len(population):
+        published = self.compatibility is not None
+        if step == 0 or not (published or population.ess < self.ess_threshold * len(population)):
             return population
-        again, _ = population.resample(self.resampling, session.rng.child("resample", step))
+        scheme: Scheme = "multinomial" if published else self.resampling
+        again, _ = population.resample(scheme, session.rng.child("resample", step))
         session.resampled(again.items, population.weights.tolist(), population.ess, again.log_evidence)
         return again
 
@@ -110,53 +130,16 @@ class ParticleFilter(Method):
         self, population: Population[Path], scores: Scores, session: Session
     ) -> Population[Path]:
         """Every living path one step longer and reweighted; records the new `scores`."""
-        # Ended paths go in as well: the session gives them back, and so knows that some are left.
-        groups = iter(await session.extend_scored(_living(population)))
-        lost: Judged | None = None
-        living = population.log_weights > -math.inf
-        grown = [next(iter(next(groups)), lost) if alive else lost for alive in living]
-        moves = [(old, pair[0] if pair else None) for old, pair in zip(population.items, grown, strict=True)]
-        for old, pair in zip(population.items, grown, strict=True):
-            if pair and pair[0] is not old:
-                scores[pair[0]] = pair[1] or scores[old]  # without a judgement a child keeps its parent's
-        increments = [
-            -math.inf if new is None else self._log_potential(scores[old], scores[new]) for old, new in moves
-        ]
-        items = tuple(old if new is None else new for old, new in moves)
-        return Population(items, population.log_weights).reweight(increments)
-
-    def _log_potential(self, before: Sequence[float], after: Sequence[float]) -> float:
-        """Log G_t (nats) of a path judged `before` and `after` its last step; 0 if nothing is new."""
-        if after is before:
-            return 0.0
-        r = after[-1]
-        if self.target == "final":
-            return math.log(r) - (math.log(before[-1]) if before else 0.0)
-        return math.log(r) if self.target == "product" else math.log(r) - math.log1p(-r)
+        population = await extended(
+            population, scores, session, target_potential(self.target, scores, session)
+        )
+        return population if self.compatibility is None else published_weights(population, scores)
 
     def _outcome(
         self, population: Population[Path], scores: Scores, rng: Randomness, stop: StopReason | None
     ) -> Outcome:
-        candidates = [
-            candidate(path, score=(scores[path] or (None,))[-1], weight=float(w), step_scores=scores[path])
-            for path, w in zip(population.items, population.weights, strict=True)
-        ]
-        chosen = self._choose(candidates, population, rng)
-        return Outcome(candidates, chosen, population.log_evidence, population.ess, stop)
-
-    def _choose(self, candidates: Sequence[Candidate], population: Population[Path], rng: Randomness) -> int:
-        """The slot of the answer: among finished paths if there are any."""
-        if self.choose == "sample":
-            living = [i for i, w in enumerate(population.log_weights) if w > -math.inf]
-            slots = [i for i in living if candidates[i].path.finished] or living
-            return slots[rng.choose(Population(tuple(slots), population.log_weights[slots]).weights)]
-        clusters = []
-        if self.choose == "vote":
-            weights = population.weights.tolist()
-            clusters = tally([c.answer for c in candidates], weights, [c.score for c in candidates])
-        return clusters[0].representative if clusters else best(candidates)
-
-
-def _living(population: Population[Path]) -> list[Path]:
-    """The paths of non-zero weight, in slot order."""
-    return [path for path, w in zip(population.items, population.log_weights, strict=True) if w > -math.inf]
+        candidates = candidates_of(population, scores)
+        published = self.compatibility is not None
+        chosen = choose_slot(candidates, "argmax" if published else self.choose, rng)
+        log_evidence = None if published else population.log_evidence
+        return Outcome(candidates, chosen, log_evidence, population.ess, stop)

@@ -113,11 +113,18 @@ class Population(Generic[T]):
         return Population(self.items, self.log_weights + increments)
 
     def resample(
-        self, scheme: Scheme, rng: Randomness, n: int | None = None
+        self,
+        scheme: Scheme,
+        rng: Randomness,
+        n: int | None = None,
+        *,
+        by: Iterable[float] | Floats | None = None,
     ) -> tuple[Population[T], npt.NDArray[np.intp]]:
-        """`n` (default N) items of equal weight: unbiased for any sum over the weighted items.
+        """`n` (default N) items: unbiased for any sum over the weighted items.
 
         Every new log weight is `log_evidence`, so the estimate of the normalising constant stays.
+        With `by`, other log weights v_i (nats, shape (N,)) to draw by, an item keeps what the draw
+        did not account for: its new weight is (w_i / v_i) mean(v), and the estimate is unbiased.
 
         >>> from itscale.randomness import Seeded
         >>> population = Population.start("ab").reweight([math.log(3), math.log(1)])
@@ -127,12 +134,23 @@ class Population(Generic[T]):
         >>> np.exp(again.log_weights).round(12).tolist()
         [2.0, 2.0, 2.0, 2.0]
 
+        >>> flatter, _ = population.resample("systematic", Seeded(0), by=[0.0, 0.0])
+        >>> flatter.items, flatter.weights.round(12).tolist()
+        (('a', 'b'), [0.75, 0.25])
+
         Returns:
             The new population, and the slot each of its items was in before, shape (n,).
+
+        Raises:
+            ValueError: `by` is of another shape, not finite, or would never draw an item of weight.
         """
-        ancestors = SCHEMES[scheme](self.weights, len(self) if n is None else n, rng)
+        drawn = self if by is None else Population(self.items, np.array([*by], dtype=np.float64))
+        if np.any((drawn.log_weights == -np.inf) & (self.log_weights > -np.inf)):
+            raise ValueError("an item of positive weight can never be drawn; give it a finite weight in `by`")
+        ancestors = SCHEMES[scheme](drawn.weights, len(self) if n is None else n, rng)
         items = tuple(self.items[a] for a in ancestors)
-        return Population(items, np.full(len(items), self.log_evidence)), ancestors
+        left = self.log_weights[ancestors] - drawn.log_weights[ancestors]
+        return Population(items, left + drawn.log_evidence), ancestors
 
     def _scaled(self) -> Floats:
         """Weights divided by the largest, so that the largest is 1 and nothing overflows."""
