@@ -14,7 +14,15 @@ from typing import Any
 
 from itscale.bench.store import Row
 
-__all__ = ["CellSummary", "PairedDifference", "paired_difference", "summarise", "wilson_interval"]
+__all__ = [
+    "CellSummary",
+    "PairedDifference",
+    "coverage",
+    "paired_difference",
+    "pass_at_k",
+    "summarise",
+    "wilson_interval",
+]
 
 _Z_95 = NormalDist().inv_cdf(0.975)
 
@@ -152,3 +160,37 @@ def paired_difference(first: Mapping[str, bool], second: Mapping[str, bool]) -> 
         only_second=only_second,
         p_value=min(1.0, 2 * tail / 2**disputed),
     )
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Unbiased estimate of P(at least one of k samples is right) from `correct` of `samples`.
+
+    1 - C(n - c, k) / C(n, k), as a product that neither overflows nor cancels: Chen et al. 2021,
+    "Evaluating Large Language Models Trained on Code", arXiv 2107.03374, equation 1. The plug-in
+    1 - (1 - c/n)^k is biased low.
+
+    >>> pass_at_k(4, 1, 1), pass_at_k(4, 1, 4), pass_at_k(4, 0, 2)
+    (0.25, 1.0, 0.0)
+
+    Raises:
+        ValueError: unless 1 <= k <= samples and 0 <= correct <= samples; fewer samples than k say
+            nothing unbiased about k.
+    """
+    if not (1 <= k <= samples and 0 <= correct <= samples):
+        raise ValueError(
+            f"pass@{k} from {correct} of {samples} samples; k goes from 1 to the samples, correct from 0"
+        )
+    wrong = samples - correct
+    return 1.0 - math.prod((wrong - i) / (samples - i) for i in range(k)) if wrong >= k else 1.0
+
+
+def coverage(counts: Iterable[tuple[int, int]], k: int) -> float:
+    """Mean pass@k over problems, each `(samples, correct)`: Brown et al. 2024, arXiv 2407.21787.
+
+    Raises:
+        ValueError: no problems, or one with fewer than k samples.
+    """
+    each = [pass_at_k(samples, correct, k) for samples, correct in counts]
+    if not each:
+        raise ValueError("coverage of no problems; give at least one (samples, correct)")
+    return math.fsum(each) / len(each)

@@ -15,19 +15,21 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from itscale.errors import OptionError, did_you_mean
-from itscale.methods.base import Method, Outcome, best, candidate
+from itscale.methods.base import Outcome, best
 from itscale.methods.session import Session
-from itscale.scorers.answers import tally
+from itscale.methods.whole import WholeAnswers
 from itscale.scorers.base import AGGREGATIONS, Aggregation
 from itscale.types import Candidate
 
 __all__ = ["BestOfN", "WeightedBestOfN"]
 
 
-async def _judged_samples(session: Session, aggregate: Aggregation) -> list[Candidate]:
+async def _judged_samples(method: WholeAnswers, session: Session, aggregate: Aggregation) -> list[Candidate]:
     pairs = await session.sample_scored(session.generations)
     return [
-        candidate(path, score=AGGREGATIONS[aggregate](scores) if scores else None, step_scores=scores or ())
+        method.candidate(
+            path, score=AGGREGATIONS[aggregate](scores) if scores else None, step_scores=scores or ()
+        )
         for path, scores in pairs
     ]
 
@@ -38,7 +40,7 @@ def _check_aggregate(aggregate: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BestOfN(Method):
+class BestOfN(WholeAnswers):
     """The sample the scorer likes most; ties go to the earliest."""
 
     name: ClassVar[str] = "best-of-n"
@@ -52,12 +54,12 @@ class BestOfN(Method):
         _check_aggregate(self.aggregate)
 
     async def search(self, session: Session) -> Outcome:
-        candidates = await _judged_samples(session, self.aggregate)
+        candidates = await _judged_samples(self, session, self.aggregate)
         return Outcome(candidates, best(candidates))
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightedBestOfN(Method):
+class WeightedBestOfN(WholeAnswers):
     """Samples vote with their scores; the text is the best-scored of the winning answer.
 
     An outcome scorer must give scores of at least 0 here: a negative one would count against its
@@ -75,12 +77,12 @@ class WeightedBestOfN(Method):
         _check_aggregate(self.aggregate)
 
     async def search(self, session: Session) -> Outcome:
-        candidates = await _judged_samples(session, self.aggregate)
+        candidates = await _judged_samples(self, session, self.aggregate)
         scores = [c.score for c in candidates]
         if any(score is not None and score < 0 for score in scores):
             raise OptionError(
                 "weighted-best-of-n needs scores of at least 0; use best-of-n, or map the scorer's "
                 "output through exp or a sigmoid"
             )
-        clusters = tally([c.answer for c in candidates], [score or 0.0 for score in scores], scores)
+        clusters = await self.votes(candidates, [score or 0.0 for score in scores], scores)
         return Outcome(candidates, clusters[0].representative if clusters else best(candidates))

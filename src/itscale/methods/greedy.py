@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from itscale.methods.base import Method, Outcome, candidate
+from itscale.methods.base import Outcome
 from itscale.methods.session import Session
+from itscale.methods.whole import WholeAnswers
 
 __all__ = ["Greedy"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Greedy(Method):
+class Greedy(WholeAnswers):
     """One answer at temperature 0."""
 
     name: ClassVar[str] = "greedy"
@@ -23,4 +24,4 @@ class Greedy(Method):
     temperature: float = 0.0
 
     async def search(self, session: Session) -> Outcome:
-        return Outcome([candidate(path, weight=1.0) for path in await session.sample(1)], 0)
+        return Outcome([self.candidate(path, weight=1.0) for path in await session.sample(1)], 0)
