@@ -193,6 +193,9 @@ def test_usage_is_the_account():
         "retries": 0,
         "scorer_calls": 1,
         "scorer_tokens": 6,
+        "replayed_tokens": 0,
+        "replayed_calls": 0,
+        "replayed_scorer_calls": 0,
         "seconds": seconds,
         "dollars": pytest.approx(22e-6),
     }

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from itscale.errors import OptionError
 from itscale.types import StopReason
 
-__all__ = ["Budget", "Ledger", "OutOfBudget", "Price", "Usage"]
+__all__ = ["Budget", "Charges", "Ledger", "OutOfBudget", "Price", "Usage"]
+
+Charges = Mapping[str, int]
+"""What a model or scorer charged: names of the ledger's counters to amounts above 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +62,11 @@ class Price:
 class Usage:
     """What was spent. `prompt_tokens` counts the whole context of every call; `cached_tokens` is
     the part of it that was not computed again. `discarded_tokens` is the part of
-    `generated_tokens` that is in no candidate of the result (pruned, killed, lost)."""
+    `generated_tokens` that is in no candidate of the result (pruned, killed, lost).
+
+    What a recording answered is charged as when it was recorded, so that limits bind alike and
+    accounts can be compared; the `replayed_*` say how much of it took nothing this time. Dollars
+    include it too."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -70,6 +78,12 @@ class Usage:
     scorer_calls: int = 0
     scorer_tokens: int = 0
     """Tokens the scorer computed (its cached prefixes are not counted)."""
+    replayed_tokens: int = 0
+    """The part of `generated_tokens` that came from a recording."""
+    replayed_calls: int = 0
+    """The part of `model_calls` that a recording answered."""
+    replayed_scorer_calls: int = 0
+    """The part of `scorer_calls` that a recording answered."""
     seconds: float = 0.0
     dollars: float = 0.0
 
@@ -84,6 +98,21 @@ class OutOfBudget(Exception):  # noqa: N818  a signal between rooms, never shown
     def __init__(self, reason: StopReason) -> None:
         super().__init__(reason.value)
         self.reason = reason
+
+
+_CHARGED = (
+    "prompt_tokens",
+    "cached_tokens",
+    "generated_tokens",
+    "model_calls",
+    "failed_calls",
+    "retries",
+    "scorer_tokens",
+    "replayed_tokens",
+    "replayed_calls",
+    "replayed_scorer_calls",
+)
+"""The counters of a ledger that models and scorers charge."""
 
 
 class Ledger:
@@ -105,6 +134,9 @@ class Ledger:
         self.retries = 0
         self.scorer_calls = 0
         self.scorer_tokens = 0
+        self.replayed_tokens = 0
+        self.replayed_calls = 0
+        self.replayed_scorer_calls = 0
         self.generations = 0
         self._reserved_tokens = 0
         self._returned = asyncio.Condition()
@@ -134,6 +166,23 @@ class Ledger:
     def charge_scorer(self, *, tokens: int) -> None:
         """A scorer computed `tokens` tokens."""
         self.scorer_tokens += tokens
+
+    def charges(self) -> Charges:
+        """Everything models and scorers have charged so far, for another ledger to take over."""
+        counted = {name: int(getattr(self, name)) for name in _CHARGED}
+        return {name: amount for name, amount in counted.items() if amount}
+
+    def charge(self, charges: Charges) -> None:
+        """Take over what was charged to another ledger."""
+        for name, amount in charges.items():
+            setattr(self, name, getattr(self, name) + amount)
+
+    def charge_replayed(self, charges: Charges, *, scorer_calls: int = 0) -> None:
+        """A recording answered: charge what was charged when it was recorded, and say it was free."""
+        self.charge(charges)
+        self.replayed_tokens += charges.get("generated_tokens", 0)
+        self.replayed_calls += charges.get("model_calls", 0)
+        self.replayed_scorer_calls += scorer_calls
 
     def check(self) -> None:
         """Raises OutOfBudget if time or money is used up."""
@@ -195,6 +244,9 @@ class Ledger:
             retries=self.retries,
             scorer_calls=self.scorer_calls,
             scorer_tokens=self.scorer_tokens,
+            replayed_tokens=self.replayed_tokens,
+            replayed_calls=self.replayed_calls,
+            replayed_scorer_calls=self.replayed_scorer_calls,
             seconds=self.seconds,
             dollars=self.dollars,
         )

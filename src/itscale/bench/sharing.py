@@ -5,7 +5,8 @@ alone. In a sweep such a call is made once and its answer given to everyone who 
 
 Law: every run is charged what the one real call was charged, so a cell's tokens and calls are what
 it would cost alone. Its *seconds* are not: the second to ask waits for nothing. What was charged
-but not made again is counted in `shared_tokens`, so charged less shared is the work really done.
+but not made again is counted in `shared_tokens`, so charged less shared (and less what a recording
+answered, which is not counted here) is the work really done.
 
 A failure is shared by those who wait for it and then forgotten. A run cancelled while others wait
 for the same call is charged only what the call had been charged by then.
@@ -28,16 +29,6 @@ __all__ = ["SharedOutcomeScores", "SharedProcessScores", "SharedSamples", "share
 
 Asked = TypeVar("Asked", bound=Hashable)
 Given = TypeVar("Given")
-
-_CHARGES = (
-    "prompt_tokens",
-    "cached_tokens",
-    "generated_tokens",
-    "model_calls",
-    "failed_calls",
-    "retries",
-    "scorer_tokens",
-)
 
 
 class _Call(Generic[Given]):
@@ -75,8 +66,7 @@ class _Call(Generic[Given]):
         finally:
             self._waiting -= 1
             self.served += 1
-            for charge in _CHARGES:
-                setattr(ledger, charge, getattr(ledger, charge) + getattr(self.spent, charge))
+            ledger.charge(self.spent.charges())
 
 
 class _Memory(Generic[Asked, Given]):
@@ -95,7 +85,7 @@ class _Memory(Generic[Asked, Given]):
             return await call.result(ledger)
         finally:
             if call.served > 1:
-                self.shared_tokens += call.spent.generated_tokens
+                self.shared_tokens += call.spent.generated_tokens - call.spent.replayed_tokens
             if not call.usable and self._calls.get(asked) is call:
                 del self._calls[asked]
 
