@@ -1,0 +1,266 @@
+"""The two ways servers continue an answer, and what a probe found of one.
+
+*Token dialect*: /completions takes token ids and gives them back, so a path is continued exactly
+where it ended (vLLM). *Chat dialect*: /chat/completions continues a prefilled assistant turn, and
+text is the unit; where not even that exists, only whole answers can be sampled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from itscale.errors import ModelError, OptionError, PromptError
+from itscale.models.base import Capability
+from itscale.models.openai.client import Endpoint
+from itscale.models.openai.failures import Refused
+from itscale.models.openai.steps import text_steps, token_steps
+from itscale.models.openai.wire import Choice, Malformed, Reply, read_chat, read_completion
+from itscale.types import Path, Prompt, Sampling, Step, Until
+
+__all__ = ["ChatDialect", "Dialect", "Facts", "Request", "TokenDialect", "dialect_of", "prefilled"]
+
+Prefill = Literal["continue", "prefix", "trailing"]
+_REMEMBERED = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What one model on one server honours, as a probe found it."""
+
+    model: str
+    dialect: Literal["token", "chat"]
+    n: bool
+    """n texts in one request; fan-out if not."""
+    seeds: bool
+    """The same seed gives the same text."""
+    takes_seed: bool
+    """Whether requests may name a seed."""
+    logprobs: bool
+    neutral: bool
+    """Whether top_k, min_p and repetition_penalty can be switched off in a request."""
+    limit_field: str = "max_tokens"
+    max_context: int | None = None
+    """Tokens of prompt and answer together."""
+    prefill: Prefill | None = None
+    """Chat: how an assistant turn is continued."""
+    stop: Literal["included", "named"] | None = None
+    """How an answer that hit a stop string is told: it holds the string, or names it."""
+
+    @property
+    def steps(self) -> bool:
+        """Whether answers can be made step by step."""
+        return self.stop is not None and (self.dialect == "token" or self.prefill is not None)
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """In the words of the model seam."""
+        has = {
+            Capability.STEPS: self.steps,
+            Capability.SEEDS: self.seeds,
+            Capability.LOGPROBS: self.logprobs,
+        }
+        return frozenset(capability for capability, honoured in has.items() if honoured)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "steps": self.steps}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be posted where, before n and seed."""
+
+    url: str
+    body: Mapping[str, Any]
+    until: Until
+    """As wanted, or less where the context has no more room."""
+    prompt_tokens: int | None
+    """Where they are known before the server counts them."""
+
+
+class Dialect(ABC):
+    """How paths become requests, and answers steps."""
+
+    def __init__(self, endpoint: Endpoint, facts: Facts) -> None:
+        self.endpoint = endpoint
+        self.facts = facts
+
+    @abstractmethod
+    async def request(self, path: Path, until: Until, sampling: Sampling) -> Request | None:
+        """What to post for children of `path`; None if the context has no room for another token.
+
+        Raises:
+            PromptError: this server cannot read such a prompt.
+            ModelError: it could not be asked.
+        """
+
+    @abstractmethod
+    def read(self, body: Mapping[str, Any]) -> Reply:
+        """The server's answer. Raises Malformed if it is none."""
+
+    @abstractmethod
+    def steps(self, choice: Choice, request: Request, sampling: Sampling, count: int | None) -> list[Step]:
+        """The steps of a choice, which has `count` tokens where the server counted them for it alone.
+
+        Raises:
+            Malformed: the choice contradicts itself, or nobody knows how many tokens it has.
+        """
+
+    def count(self, choice: Choice) -> int | None:
+        """How many tokens the server shows a choice to have; None if it shows none."""
+        shown = choice.token_ids if choice.token_ids is not None else choice.pieces
+        return None if shown is None else len(shown)
+
+    def _common(self, until: Until, sampling: Sampling) -> dict[str, Any]:
+        """Every field whose server default may be anything is named."""
+        if sampling.top_k and not self.facts.neutral:
+            raise OptionError(f"{self.endpoint.address.url} takes no top_k; leave it out")
+        body: dict[str, Any] = {
+            "model": self.facts.model,
+            self.facts.limit_field: until.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+        }
+        if self.facts.neutral:
+            body |= {"top_k": sampling.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0}
+        if until.what == "step":
+            body["stop"] = [self.endpoint.address.boundary]
+            if self.facts.stop == "included":
+                body["include_stop_str_in_output"] = True
+        return body
+
+
+class TokenDialect(Dialect):
+    """Token ids in, token ids out."""
+
+    def __init__(self, endpoint: Endpoint, facts: Facts) -> None:
+        super().__init__(endpoint, facts)
+        self._ids: dict[Prompt, tuple[int, ...]] = {}
+        self._reading: dict[Prompt, asyncio.Lock] = {}
+
+    async def request(self, path: Path, until: Until, sampling: Sampling) -> Request | None:
+        ids = [*await self._prompt_ids(path.prompt), *path.token_ids]
+        room = (self.facts.max_context or len(ids) + until.max_tokens) - len(ids)
+        if room < 1:
+            if path.step is not None:
+                return None
+            raise ModelError(
+                f"the prompt has {len(ids)} tokens and the model's context holds {self.facts.max_context}; "
+                "shorten it"
+            )
+        until = Until(until.what, min(until.max_tokens, room))
+        body = self._common(until, sampling) | {"prompt": ids, "logprobs": 1, "return_token_ids": True}
+        return Request(f"{self.endpoint.address.url}/completions", body, until, len(ids))
+
+    def read(self, body: Mapping[str, Any]) -> Reply:
+        return read_completion(body)
+
+    def steps(self, choice: Choice, request: Request, sampling: Sampling, count: int | None) -> list[Step]:
+        return token_steps(choice, self.endpoint.address.boundary, request.until, sampling)
+
+    async def _prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        """Asked for once a prompt, however many calls want it."""
+        while prompt not in self._ids:
+            lock = self._reading.setdefault(prompt, asyncio.Lock())
+            try:
+                async with lock:
+                    if prompt not in self._ids:
+                        ids = await token_ids_of(self.endpoint, self.facts.model, prompt)
+                        while len(self._ids) >= _REMEMBERED:
+                            del self._ids[next(iter(self._ids))]
+                        self._ids[prompt] = ids
+                    return self._ids[prompt]
+            finally:
+                self._reading.pop(prompt, None)
+        return self._ids[prompt]
+
+
+async def token_ids_of(endpoint: Endpoint, model: str, prompt: Prompt) -> tuple[int, ...]:
+    """A prompt as the server's chat template and tokenizer write it.
+
+    Raises:
+        PromptError: the template refused the messages.
+        ModelError: the server could not be asked, or has no tokenizer to offer.
+    """
+    if prompt.raw is not None:
+        body: dict[str, Any] = {"model": model, "prompt": prompt.raw}
+    else:
+        body = {"model": model, "messages": messages_of(prompt), "add_generation_prompt": True}
+    try:
+        answer = await endpoint.post(f"{endpoint.address.root}/tokenize", body)
+    except Refused as refused:
+        if refused.status == 400:
+            raise PromptError(f"the server's chat template refused the messages: {refused.detail}") from None
+        raise
+    tokens = answer.get("tokens")
+    if not isinstance(tokens, list) or not tokens or not all(type(t) is int for t in tokens):
+        raise ModelError(f"{endpoint.address.root}/tokenize gives no token ids; use a server that does")
+    return tuple(tokens)
+
+
+class ChatDialect(Dialect):
+    """Messages in, text out; a path is continued as a prefilled assistant turn."""
+
+    async def request(self, path: Path, until: Until, sampling: Sampling) -> Request | None:
+        url = self.endpoint.address.url
+        if path.prompt.raw is not None:
+            raise PromptError(f"{url} takes chat messages only; give the prompt as messages")
+        if (path.parent is not None or until.what == "step") and not self.facts.steps:
+            raise ModelError(
+                f"{url} cannot continue an answer; use a method that samples whole ones (majority, best-of-n)"
+            )
+        body = self._common(until, sampling)
+        if self.facts.logprobs:
+            body["logprobs"] = True
+        body |= prefilled(messages_of(path.prompt), path.text, self.facts.prefill)
+        return Request(f"{url}/chat/completions", body, until, None)
+
+    def read(self, body: Mapping[str, Any]) -> Reply:
+        return read_chat(body)
+
+    def steps(self, choice: Choice, request: Request, sampling: Sampling, count: int | None) -> list[Step]:
+        boundary = self.endpoint.address.boundary
+        if count is None:
+            raise Malformed("the server says nowhere how many tokens it generated, so none can be paid for")
+        if count > request.until.max_tokens:
+            raise Malformed(f"{count} tokens where at most {request.until.max_tokens} were allowed")
+        text = choice.text
+        if self.facts.stop == "named" and choice.stopped_on == boundary:
+            text += boundary
+        whole = Choice(
+            text,
+            choice.finish,
+            choice.stopped_on,
+            None,
+            choice.pieces,
+            choice.logprobs,
+            choice.reasoning,
+        )
+        return text_steps(whole, boundary, request.until, sampling, count)
+
+
+def messages_of(prompt: Prompt) -> list[dict[str, str]]:
+    """The messages as they are: every role, every turn."""
+    return [{"role": message.role, "content": message.content} for message in prompt.messages]
+
+
+def prefilled(messages: list[dict[str, str]], text: str, style: Prefill | None) -> dict[str, Any]:
+    """The fields that let the assistant go on from `text`."""
+    if not text:
+        return {"messages": messages}
+    turn: dict[str, Any] = {"role": "assistant", "content": text}
+    if style == "prefix":
+        turn["prefix"] = True
+    body: dict[str, Any] = {"messages": [*messages, turn]}
+    if style == "continue":
+        body |= {"continue_final_message": True, "add_generation_prompt": False}
+    return body
+
+
+def dialect_of(endpoint: Endpoint, facts: Facts) -> Dialect:
+    """The dialect the facts say."""
+    return (TokenDialect if facts.dialect == "token" else ChatDialect)(endpoint, facts)

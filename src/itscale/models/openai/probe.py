@@ -1,0 +1,313 @@
+"""Finding out what a server honours, with a handful of short requests, before the first run.
+
+Nothing is believed because of a name or a version: the stop string, the prefilled turn, `n` and
+`seed` are tried on the server's own greedy answer and hold only if it comes back as it must. The
+few hundred tokens this takes are in no run's account.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from itscale.errors import ModelError, OptionError, PromptError, did_you_mean
+from itscale.models.openai.address import Address
+from itscale.models.openai.client import Endpoint
+from itscale.models.openai.dialects import Facts, Prefill, prefilled, token_ids_of
+from itscale.models.openai.failures import Refused
+from itscale.models.openai.wire import Choice, Malformed, Reply, read_chat, read_completion
+from itscale.types import Prompt
+
+__all__ = ["models_at", "probe"]
+
+_TOKENS = 16
+_QUESTION = Prompt.user("Count from one to nine, in words.")
+_NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+_SAMPLED = {"temperature": 1.0, "top_p": 1.0}
+_GREEDY = {"temperature": 0.0, "top_p": 1.0}
+_BEYOND_CHANCE = math.log(1e-4)
+_UNKNOWN = math.log(0.02)
+"""What two equal texts say where the server does not tell their probability."""
+_MOST_PAIRS = 12
+_UNWANTED = (400, 422, 501)
+_DROPPABLE = ("neutral", "logprobs", "n", "seed")
+_MENTIONS = {
+    "neutral": ("top_k", "min_p", "repetition_penalty"),
+    "logprobs": ("logprob",),
+    "n": ("'n'", '"n"', "`n`", " n ", "n=", "multiple completions"),
+    "seed": ("seed",),
+    "limit": ("max_tokens", "max_completion_tokens"),
+}
+
+
+async def models_at(endpoint: Endpoint) -> dict[str, int | None]:
+    """The models a server offers, each with its context in tokens where it says.
+
+    Raises:
+        ModelError: it cannot be reached, refused, or is no such server.
+    """
+    url = f"{endpoint.address.url}/models"
+    try:
+        answer = await endpoint.get(url)
+    except Refused as refused:
+        if refused.status == 404:
+            raise _incompatible(endpoint.address, f"it has no {url}") from None
+        raise
+    listed = answer.get("data")
+    if not isinstance(listed, list) or not all(isinstance(m, dict) and "id" in m for m in listed):
+        raise _incompatible(endpoint.address, f"{url} lists no models")
+    return {str(model["id"]): _context_of(model) for model in listed}
+
+
+async def probe(endpoint: Endpoint) -> Facts:
+    """What the address's model honours; an address without a model means the only one.
+
+    Raises:
+        OptionError: the server has no model of that name, or several and none was named.
+        ModelError: it cannot be reached, refused, or does not speak the protocol.
+    """
+    offered = await models_at(endpoint)
+    name = endpoint.address.model
+    if not name:
+        if len(offered) != 1:
+            names = ", ".join(sorted(offered)) or "none"
+            raise OptionError(f"{endpoint.address.url} offers several models or none; name one of: {names}")
+        [name] = offered
+    if name not in offered:
+        raise OptionError(
+            f"{did_you_mean('model', name, offered)}; that is what {endpoint.address.url} offers"
+        )
+    facts = await _token_facts(endpoint, name, offered[name])
+    return facts or await _chat_facts(endpoint, name, offered[name])
+
+
+def _context_of(model: Mapping[str, Any]) -> int | None:
+    size = model.get("max_model_len")
+    return size if isinstance(size, int) and size > 0 else None
+
+
+def _incompatible(address: Address, why: str) -> ModelError:
+    return ModelError(f"{address.url} is no OpenAI-compatible server ({why}); give the URL that ends in /v1")
+
+
+async def _token_facts(endpoint: Endpoint, model: str, context: int | None) -> Facts | None:
+    """Facts of the token dialect; None if the server does not speak it."""
+    ids = await _some_prompt(endpoint, model)
+    if ids is None:
+        return None
+    url = f"{endpoint.address.url}/completions"
+    shape: dict[str, Any] = {
+        "model": model,
+        "prompt": ids,
+        "max_tokens": _TOKENS,
+        "logprobs": 1,
+        "return_token_ids": True,
+    }
+    shape |= _NEUTRAL
+
+    async def ask(extra: Mapping[str, Any]) -> Reply:
+        return read_completion(await endpoint.post(url, {**shape, **extra}))
+
+    try:
+        greedy = (await ask(_GREEDY)).choices[0]
+        if not greedy.token_ids or not greedy.pieces or len(greedy.token_ids) != len(greedy.pieces):
+            return None
+        first, n = await _asked_twice(ask)
+        again = (await _asked_twice(ask))[0] if n else (await ask({**_SAMPLED, "seed": 7})).choices[0]
+        stop = await _stop_is_included(ask, greedy)
+        seeds = await _seeds_decide(lambda seed: ask({**_SAMPLED, "seed": seed}), (first, again))
+    except (Refused, Malformed):
+        return None
+    if not stop:
+        return None
+    return Facts(
+        model=model,
+        dialect="token",
+        n=n,
+        seeds=seeds,
+        takes_seed=True,
+        logprobs=greedy.logprobs is not None,
+        neutral=True,
+        max_context=context,
+        stop="included",
+    )
+
+
+async def _seeds_decide(ask: Callable[[int], Awaitable[Reply]], pair: tuple[Choice, Choice]) -> bool:
+    """Whether one seed gives one text: told by texts that chance would not have made agree."""
+    evidence = 0.0  # log of the probability that independent draws agree as often
+    for seed in range(8, 8 + _MOST_PAIRS):
+        if (pair[0].token_ids, pair[0].text) != (pair[1].token_ids, pair[1].text):
+            return False
+        evidence += _UNKNOWN if pair[0].logprobs is None else math.fsum(pair[0].logprobs)
+        if evidence < _BEYOND_CHANCE:
+            break
+        pair = (await ask(seed)).choices[0], (await ask(seed)).choices[0]
+    return True
+
+
+async def _some_prompt(endpoint: Endpoint, model: str) -> list[int] | None:
+    for prompt in (_QUESTION, Prompt(raw=_QUESTION.question)):  # a base model has no chat template
+        try:
+            return list(await token_ids_of(endpoint, model, prompt))
+        except PromptError:
+            continue
+        except ModelError:
+            return None
+    return None
+
+
+async def _asked_twice(ask: Callable[[Mapping[str, Any]], Awaitable[Reply]]) -> tuple[Choice, bool]:
+    """The first of two samples, and whether two came."""
+    try:
+        choices = (await ask(_SAMPLED | {"seed": 7, "n": 2})).choices
+    except Refused as refused:
+        if refused.status not in _UNWANTED:
+            raise
+        return (await ask(_SAMPLED | {"seed": 7})).choices[0], False
+    return choices[0], len(choices) == 2
+
+
+async def _stop_is_included(ask: Callable[[Mapping[str, Any]], Awaitable[Reply]], greedy: Choice) -> bool:
+    """Whether the greedy answer, stopped on its own first word, ends with it, in tokens and in text."""
+    words = greedy.text.split()
+    if not words:
+        return greedy.finish == "stop"  # it says nothing to stop on
+    end = greedy.text.index(words[0]) + len(words[0])
+    extra = {"stop": [words[0]], "include_stop_str_in_output": True}
+    stopped = (await ask(_GREEDY | extra)).choices[0]
+    ids, pieces = stopped.token_ids or (), "".join(stopped.pieces or ())
+    same = ids == (greedy.token_ids or ())[: len(ids)] and words[0] in pieces
+    return same and stopped.finish == "stop" and stopped.text == greedy.text[:end]
+
+
+class _Chat:
+    """Chat requests in the widest form the server accepts."""
+
+    def __init__(self, endpoint: Endpoint, model: str) -> None:
+        self.features = set(_DROPPABLE)
+        self.limit_field = "max_tokens"
+        self._endpoint = endpoint
+        self._model = model
+
+    async def ask(
+        self, extra: Mapping[str, Any], *, n: int = 1, text: str = "", style: Prefill | None = None
+    ) -> Reply:
+        """The answer to the question, going on from `text`. Raises Refused, Malformed, ModelError."""
+        messages = [{"role": "user", "content": _QUESTION.question}]
+        body = {"model": self._model, self.limit_field: _TOKENS, **prefilled(messages, text, style), **extra}
+        if "neutral" in self.features:
+            body |= _NEUTRAL
+        if "logprobs" in self.features:
+            body["logprobs"] = True
+        if "seed" in self.features:
+            body.setdefault("seed", 7)
+        if n > 1 and "n" in self.features:
+            body["n"] = n
+        return read_chat(await self._endpoint.post(f"{self._endpoint.address.url}/chat/completions", body))
+
+    async def settle(self) -> Reply:
+        """Two samples; what the server refuses is dropped until it answers."""
+        while True:
+            try:
+                return await self.ask(_SAMPLED, n=2)
+            except Refused as refused:
+                if refused.status not in _UNWANTED or not self._dropped(refused.detail):
+                    raise
+
+    def _dropped(self, detail: str) -> bool:
+        """Drop what the refusal mentions, else the next in order; False if nothing is left."""
+        if self.limit_field == "max_tokens" and any(word in detail for word in _MENTIONS["limit"]):
+            self.limit_field = "max_completion_tokens"
+            return True
+        left = [feature for feature in _DROPPABLE if feature in self.features]
+        named = [f for f in left if any(word in f" {detail} " for word in _MENTIONS[f])]
+        for feature in (named or left)[:1]:
+            self.features.discard(feature)
+            return True
+        return False
+
+
+async def _chat_facts(endpoint: Endpoint, model: str, context: int | None) -> Facts:
+    chat = _Chat(endpoint, model)
+    try:
+        samples = await chat.settle()
+        again = await chat.ask(_SAMPLED, n=2)
+        greedy = (await chat.ask(_GREEDY)).choices[0]
+        pair = samples.choices[0], again.choices[0]
+        seeds = "seed" in chat.features and await _seeds_decide(
+            lambda seed: chat.ask({**_SAMPLED, "seed": seed}), pair
+        )
+    except Malformed as error:
+        raise _incompatible(endpoint.address, f"its answer has {error}") from None
+    except Refused as refused:
+        if refused.status in (404, 405):
+            raise _incompatible(endpoint.address, "it has no /chat/completions") from None
+        raise
+    first = samples.choices[0]
+    counted = first.pieces is not None
+    if samples.counts is None and not counted:
+        raise ModelError(
+            f"{endpoint.address.url} does not say how many tokens it generates, so no budget can be kept; "
+            "switch usage on in the server"
+        )
+    facts = Facts(
+        model=model,
+        dialect="chat",
+        # Without the tokens of each text, n texts in one answer could not be paid for one by one.
+        n=counted and len(samples.choices) == 2,
+        seeds=seeds,
+        takes_seed="seed" in chat.features,
+        logprobs=first.logprobs is not None,
+        neutral="neutral" in chat.features,
+        limit_field=chat.limit_field,
+        max_context=context,
+    )
+    return await _with_steps(chat, greedy.text, facts)
+
+
+async def _with_steps(chat: _Chat, whole: str, facts: Facts) -> Facts:
+    """The facts, with how a turn is continued and how a stop is told, where the server can do it."""
+    cut = _telling_cut(whole)
+    if cut is None:
+        return facts
+    styles: tuple[Prefill, ...] = ("continue", "prefix", "trailing")
+    for style in styles:
+        text = await _text_of(chat.ask(_GREEDY, text=whole[:cut], style=style))
+        if text.startswith(whole[cut:]):
+            return replace(facts, prefill=style, stop=await _stop_told(chat, whole))
+    return facts
+
+
+async def _text_of(asked: Awaitable[Reply]) -> str:
+    """What came, or nothing if the server would not."""
+    try:
+        return (await asked).choices[0].text
+    except (Refused, Malformed):
+        return ""
+
+
+async def _stop_told(chat: _Chat, whole: str) -> Literal["included", "named"] | None:
+    """How the greedy answer, stopped on its own first word, tells that it was."""
+    word = whole.split()[0]
+    end = whole.index(word) + len(word)
+    for extra in ({"include_stop_str_in_output": True}, {}):
+        try:
+            stopped = (await chat.ask({**_GREEDY, "stop": [word], **extra})).choices[0]
+        except (Refused, Malformed):
+            continue
+        if stopped.finish == "stop" and extra and stopped.text == whole[:end]:
+            return "included"
+        if stopped.finish == "stop" and stopped.stopped_on == word:
+            return "named" if stopped.text == whole[: end - len(word)] else None
+    return None
+
+
+def _telling_cut(text: str) -> int | None:
+    """Behind a white space (or anywhere), so that going on differs from answering anew; None if nowhere."""
+    inside = range(1, len(text))
+    spaces = [i for i in inside if text[i - 1].isspace() and text[:i].strip()]
+    telling = (i for i in [*spaces, *inside] if text[:i].strip() and not text.startswith(text[i:]))
+    return next(telling, None)

@@ -1,0 +1,317 @@
+"""Servers that run in the test's own event loop: an exact language model behind each dialect, and faults.
+
+A prompt's token ids are 1000 and up, one a word; the fake model's ids are below. What was asked is
+kept in `requests`, and tokens are counted on this side of the seam.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from itscale.models.fake import FakeModel, sampling_law
+from itscale.models.openai.address import Address, Key
+from itscale.models.openai.client import Endpoint
+from itscale.models.openai.concurrency import Concurrency
+from itscale.models.openai.model import OpenAIModel
+from itscale.randomness import Seeded
+from itscale.types import Sampling
+
+URL = "http://127.0.0.1:8000/v1"
+BASE = 1000
+ANSWERS = FakeModel(
+    {
+        (): {"one ": 0.7, "two ": 0.3},
+        ("one ",): {"and|": 0.6, "or ": 0.4},
+        ("two ",): {"and|": 0.2, "or ": 0.8},
+        ("one ", "or "): {"more|": 1.0},
+        ("two ", "or "): {"more|": 1.0},
+        **{
+            row: {"yes": 0.55, "no|": 0.45}
+            for row in (
+                ("one ", "and|"),
+                ("two ", "and|"),
+                ("one ", "or ", "more|"),
+                ("two ", "or ", "more|"),
+            )
+        },
+        **{
+            (*row, word): {"$": 1.0}
+            for row in (
+                ("one ", "and|"),
+                ("two ", "and|"),
+                ("one ", "or ", "more|"),
+                ("two ", "or ", "more|"),
+            )
+            for word in ("yes", "no|")
+        },
+    }
+)
+"""Two to three steps that end on |, then the end."""
+
+
+@dataclass
+class Said:
+    ids: list[int]
+    logprobs: list[float]
+    finish: str
+    stopped_on: str | None
+
+
+@dataclass
+class Server:
+    """One fake server; its fields say how it misbehaves."""
+
+    model: FakeModel = field(default_factory=lambda: ANSWERS)
+    tokens: bool = True
+    """Whether it speaks the token dialect."""
+    chat: bool = True
+    n: str = "honours"  # or ignores, rejects, copies
+    seeds: bool = True
+    prefill: str | None = "continue"  # or prefix, trailing, None: a closed turn, always a new answer
+    stop: str = "included"  # or named, silent
+    logprobs: bool = True
+    rejects: tuple[str, ...] = ()
+    """Fields answered with 400."""
+    usage: Callable[[dict[str, int]], Any] = lambda usage: usage
+    names: Sequence[str] = ("tiny",)
+    context: int | None = None
+    key: str | None = None
+    reasoning: str | None = None
+    turns: int = 1
+    """Of the event loop that an answer takes."""
+    faults: list[Callable[[], Awaitable[tuple[int, dict[str, str], bytes]]]] = field(default_factory=list)
+    """Answers to the next generating requests instead of the true ones."""
+    requests: list[tuple[str, dict[str, Any], dict[str, str]]] = field(default_factory=list)
+    generated: int = 0
+    running: int = 0
+    peak: int = 0
+    aborted: int = 0
+    _unseeded: int = 0
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        raw = b""
+        while True:
+            message = await receive()
+            raw += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        body = json.loads(raw) if raw else {}
+        self.requests.append((scope["path"], body, headers))
+        self.running += 1
+        self.peak = max(self.peak, self.running)
+        try:
+            for _ in range(self.turns):
+                await asyncio.sleep(0)
+            status, extra, answer = await self._answer(scope["path"], body, headers)
+        except asyncio.CancelledError:
+            self.aborted += 1
+            raise
+        finally:
+            self.running -= 1
+        sent = [(name.encode(), value.encode()) for name, value in extra.items()]
+        await send({"type": "http.response.start", "status": status, "headers": sent})
+        await send({"type": "http.response.body", "body": answer})
+
+    async def _answer(
+        self, path: str, body: dict[str, Any], headers: dict[str, str]
+    ) -> tuple[int, dict[str, str], bytes]:
+        if self.key is not None and headers.get("authorization") != f"Bearer {self.key}":
+            return error(401, f"Incorrect API key provided: {headers.get('authorization')}")
+        if path == "/v1/models":
+            return ok({"data": [{"id": name, "max_model_len": self.context} for name in self.names]})
+        if path == "/tokenize" and self.tokens:
+            words = body.get("prompt") or " ".join(m["content"] for m in body["messages"])
+            return ok({"tokens": [BASE + i for i in range(len(words.split()))]})
+        if path.endswith("completions") and self.faults:
+            return await self.faults.pop(0)()
+        refused = [name for name in self.rejects if name in body]
+        if refused:
+            return error(400, f"Unrecognized request argument supplied: {refused[0]}")
+        if path == "/v1/completions" and self.tokens:
+            prefix = [i for i in body["prompt"] if i < BASE]
+            return self._generate(body, prefix, len(body["prompt"]), self._text_choice)
+        if path == "/v1/chat/completions" and self.chat:
+            return self._chat(body)
+        return error(404, "Not Found")
+
+    def _chat(self, body: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+        messages, prefix = body["messages"], []
+        asked = {
+            "continue": body.get("continue_final_message") is True
+            and body.get("add_generation_prompt") is False,
+            "prefix": messages[-1].get("prefix") is True,
+            "trailing": True,
+        }
+        if messages[-1]["role"] == "assistant" and self.prefill and asked[self.prefill]:
+            prefix = self.ids_of(messages[-1]["content"])
+        read = sum(len(m["content"].split()) for m in messages)
+        return self._generate(body, prefix, read, self._message_choice)
+
+    def _generate(
+        self, body: dict[str, Any], prefix: list[int], read: int, choice: Callable[..., dict[str, Any]]
+    ) -> tuple[int, dict[str, str], bytes]:
+        limit = body.get("max_tokens", body.get("max_completion_tokens"))
+        if self.context is not None and read + limit > self.context:
+            return error(400, f"This model's maximum context length is {self.context} tokens.")
+        n = body.get("n", 1)
+        if n > 1 and (self.n == "rejects" or body["temperature"] == 0):
+            return error(400, "n must be 1")
+        n = 1 if self.n == "ignores" else n
+        seed = body.get("seed") if self.seeds else None
+        if seed is None:
+            self._unseeded += 1
+            seed = self._unseeded + 10**6
+        said = [self._say(body, prefix, limit, seed + (0 if self.n == "copies" else i)) for i in range(n)]
+        made = sum(len(one.ids) for one in said)
+        self.generated += made
+        usage = self.usage({"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made})
+        return ok({"choices": [choice(i, one, body, prefix) for i, one in enumerate(said)], "usage": usage})
+
+    def _say(self, body: dict[str, Any], prefix: list[int], limit: int, seed: int) -> Said:
+        assert {"temperature", "top_p"} <= set(body), "a server's own defaults must not show"
+        law_of, draws = Sampling(temperature=body["temperature"], top_p=body["top_p"]), Seeded(seed)
+        ids, logprobs, text = [], [], ""
+        while len(ids) < limit:
+            raw = self.model.probabilities([*prefix, *ids])
+            token = draws.choose(sampling_law(raw, law_of))
+            ids.append(token)
+            logprobs.append(math.log(raw[token]))
+            text += self.model.text_of([token])
+            if self.model.vocabulary[token] == self.model.eos:
+                return Said(ids, logprobs, "stop", None)
+            for stop in body.get("stop", ()):
+                if stop in text:
+                    return Said(ids, logprobs, "stop", stop)
+        return Said(ids, logprobs, "length", None)
+
+    def _text_choice(self, index: int, said: Said, body: dict[str, Any], prefix: list[int]) -> dict[str, Any]:
+        pieces = [self.model.vocabulary[i] for i in said.ids]
+        return {
+            "index": index,
+            "text": self._shown(said, body),
+            "finish_reason": said.finish,
+            "stop_reason": said.stopped_on,
+            "token_ids": said.ids if body.get("return_token_ids") else None,
+            "logprobs": {"tokens": pieces, "token_logprobs": said.logprobs} if self.logprobs else None,
+        }
+
+    def _message_choice(
+        self, index: int, said: Said, body: dict[str, Any], prefix: list[int]
+    ) -> dict[str, Any]:
+        message = {"role": "assistant", "content": self._shown(said, body)}
+        if self.reasoning is not None:
+            message["reasoning_content"] = self.reasoning
+        choice: dict[str, Any] = {"index": index, "message": message, "finish_reason": said.finish}
+        if self.stop != "silent":
+            choice["stop_reason"] = said.stopped_on
+        if self.logprobs and body.get("logprobs"):
+            pieces = zip(said.ids, said.logprobs, strict=True)
+            choice["logprobs"] = {
+                "content": [{"token": self.model.vocabulary[i], "logprob": p} for i, p in pieces]
+            }
+        return choice
+
+    def _shown(self, said: Said, body: dict[str, Any]) -> str:
+        text = self.model.text_of(said.ids)
+        if said.stopped_on is None:
+            return text
+        end = text.index(said.stopped_on)
+        included = self.stop == "included" and body.get("include_stop_str_in_output")
+        return text[: end + len(said.stopped_on)] if included else text[:end]
+
+    def ids_of(self, text: str) -> list[int]:
+        """The tokens of a prefilled text; the fake's vocabulary makes them unique."""
+        ids = []
+        while text:
+            [token] = [t for t in self.model.vocabulary if t != self.model.eos and text.startswith(t)]
+            ids.append(self.model.vocabulary.index(token))
+            text = text[len(token) :]
+        return ids
+
+    def asked(self, path: str) -> list[dict[str, Any]]:
+        """The bodies of the requests to a path."""
+        return [body for where, body, _ in self.requests if where == path]
+
+
+def ok(body: Any) -> tuple[int, dict[str, str], bytes]:
+    return 200, {"content-type": "application/json"}, json.dumps(body).encode()
+
+
+def error(status: int, message: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    body = {"error": {"message": message, "type": "error", "code": status}}
+    return (
+        status,
+        {name.replace("_", "-"): value for name, value in headers.items()},
+        json.dumps(body).encode(),
+    )
+
+
+def fault(status: int, body: bytes | str = b"", **headers: str) -> Any:
+    """A fault: this status and body instead of an answer."""
+
+    async def answer() -> tuple[int, dict[str, str], bytes]:
+        if isinstance(body, str):
+            return error(status, body, **headers)
+        return status, {name.replace("_", "-"): value for name, value in headers.items()}, body
+
+    return answer
+
+
+async def hang() -> tuple[int, dict[str, str], bytes]:
+    """A fault: never an answer."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def cut() -> tuple[int, dict[str, str], bytes]:
+    """A fault: the connection ends within the body."""
+    raise httpx.RemoteProtocolError("peer closed connection without sending complete message body")
+
+
+class Sleeps:
+    """Time that passes at once, and is written down."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    async def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        await asyncio.sleep(0)
+
+
+def endpoint_at(
+    server: Any,
+    *,
+    url: str = URL,
+    model: str = "tiny",
+    timeout_s: float = 5.0,
+    key: str | None = None,
+    sleep: Sleeps | None = None,
+    concurrency: Concurrency | None = None,
+) -> Endpoint:
+    """The endpoint of a fake; time passes at once, and jitter is one half."""
+    address = Address(model, url, boundary="|", timeout_s=timeout_s)
+    return Endpoint(
+        address,
+        Key(key, address.host) if key else None,
+        transport=httpx.ASGITransport(server),
+        sleep=sleep or Sleeps(),
+        jitter=lambda: 0.5,
+        concurrency=concurrency,
+    )
+
+
+async def connected(server: Server, **options: Any) -> OpenAIModel:
+    """A model on the fake, probed; what the probe asked for is forgotten again."""
+    model = await OpenAIModel.connect(endpoint_at(server, **options))
+    server.requests.clear()
+    server.generated = 0
+    return model
