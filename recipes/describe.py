@@ -16,7 +16,7 @@ FACTS = {
     "knows": (
         "the embedded reasoner knows two tasks only, written like 'Make 45 from 3, 7, 12, 23.' and "
         "'Given c = b * 3, a = 5 + 2, b = a + 4, find c.' (whole numbers below 100, names a to n); "
-        "for anything else attach a model of your own with --model hf:PATH"
+        "for anything else attach a model of your own with --model hf:PATH or openai:MODEL@URL"
     ),
 }
 

@@ -20,7 +20,7 @@ ROWS: list[list[str]] = [
     ["errors"],
     ["randomness"],
     ["budget"],
-    ["events"],
+    ["events", "recording"],
     ["weights"],
     ["models"],
     ["scorers"],
@@ -29,11 +29,11 @@ ROWS: list[list[str]] = [
     ["registry"],
     ["bench"],
     ["gateway"],
-    ["explain"],
+    ["explain", "listing", "doctor"],
     ["cli"],
 ]
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
-# The laws and the enumerator: they drive whole methods, and nothing but tests imports them.
+# The laws and the enumerator: they drive whole methods; only tests and the doctor import them.
 TESTING = "testing"
 MOST_LINES = 400
 
@@ -119,7 +119,7 @@ def import_violations(module: Module) -> list[str]:
 
 def _may_import(room: str, other: str) -> bool:
     if other == TESTING:
-        return False
+        return room == "doctor"  # it runs the laws on a user's backend
     row = ROW_OF["methods"] + 1 if room == TESTING else ROW_OF.get(room, -1)
     return ROW_OF.get(other, len(ROWS)) < row
 

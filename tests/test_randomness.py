@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from itscale.randomness import Seeded, derive, uniforms
+from itscale.randomness import Seeded, SomeChildren, derive, uniforms
 
 seeds = st.integers(0, 2**63 - 1)
 
@@ -103,3 +103,18 @@ def test_a_batch_is_its_single_draws():
     assert batch.shape == (2, 3)
     singles = [[float(uniforms(s[i], c[j : j + 1])[0]) for j in range(3)] for i in range(2)]
     assert batch.tolist() == singles
+
+
+def test_some_children_are_those_children_and_nothing_else_is_shared():
+    """Child i is the parent's child `indices[i]`; the seed and other streams are the selection's own."""
+    parent = Seeded(5)
+    some = SomeChildren(parent, [4, 1])
+    assert [some.child(i).seed for i in range(2)] == [parent.child(i).seed for i in (4, 1)]
+    others = [some.seed, some.child(2).seed, some.child("request").seed, some.child(0, 1).seed]
+    others += [SomeChildren(parent, [1, 4]).seed, SomeChildren(Seeded(6), [4, 1]).seed]
+    taken = [parent.seed, *(parent.child(i).seed for i in range(5)), parent.child("request").seed]
+    assert len({*others, *taken}) == len(others) + len(taken)
+    half = [0.5, 0.5]
+    draws = [some.choose(half) for _ in range(16)]
+    assert draws == [again.choose(half) for again in [SomeChildren(parent, [4, 1])] for _ in range(16)]
+    assert len(set(draws)) == 2  # a stream, not one draw repeated: 16 alike would be chance once in 32768

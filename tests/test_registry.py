@@ -165,7 +165,9 @@ def test_options_are_listed_with_what_they_may_be():
     ("spec", "says"),
     [
         ("embeded", "unknown model 'embeded'; did you mean 'embedded'"),
-        ("openai:gpt@http://x", "unknown model 'openai'"),
+        ("opnai:gpt@http://x", "did you mean 'openai'"),
+        ("openai:gpt", "names no server; write openai:MODEL@http"),
+        ("openai", "not of the form openai:MODEL@URL"),
         ("none", "unknown model 'none'"),
         ("hf", "not of the form hf:PATH"),
         ("embedded:big", "not of the form embedded"),

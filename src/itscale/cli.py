@@ -1,6 +1,6 @@
 """The command line: parses, calls, prints. Results go to stdout, progress and errors to stderr.
 
-Exit codes: 0 done, 2 a request that cannot be met (one sentence says why), 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 a broken law, 2 a request that cannot be met (one sentence why), 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -9,17 +9,15 @@ import asyncio
 import json
 import shlex
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from itscale.bench.live import LiveSweep
@@ -29,26 +27,24 @@ from itscale.bench.store import Row, RunFolder
 from itscale.bench.sweep import DEFAULT_CONCURRENCY, Sweep, run_sweep
 from itscale.bench.table import comparison, markdown_table, results_table
 from itscale.budget import Budget
-from itscale.errors import ItscaleError, OptionError, PromptError, did_you_mean
+from itscale.doctor import diagnose, probing, spec_of
+from itscale.errors import ItscaleError, OptionError, PromptError
 from itscale.explain import account, explanation
+from itscale.listing import listing
 from itscale.methods.base import Method, Result
 from itscale.models.base import Model
+from itscale.models.recorded import RecordedModel
+from itscale.recording import Recording
 from itscale.registry import (
-    COMMON_OPTIONS,
-    METHODS,
-    MODELS,
-    SCORERS,
-    TASKS,
-    Kind,
     load_model,
     load_scorer,
     load_task,
     method_label,
-    method_options,
     parse_method,
     split_methods,
 )
 from itscale.scorers.base import Scorer
+from itscale.scorers.recorded import record_scores
 from itscale.version import __version__
 
 __all__ = ["app", "main"]
@@ -105,9 +101,7 @@ def _options_of_all_commands(
     del version, debug  # handled before a command runs
 
 
-ModelOption = Annotated[
-    str, typer.Option("--model", help="embedded or hf:PATH; see: itscale list models", metavar="SPEC")
-]
+ModelOption = Annotated[str, typer.Option("--model", help="See: itscale list models", metavar="SPEC")]
 ScorerOption = Annotated[
     str | None,
     typer.Option(
@@ -116,6 +110,13 @@ ScorerOption = Annotated[
         metavar="SPEC",
         show_default="embedded with the embedded model, else none",
     ),
+]
+RecordOption = Annotated[
+    Path | None,
+    typer.Option("--record", help="Answer what this file has from it; add the rest.", metavar="FILE"),
+]
+OfflineOption = Annotated[
+    bool, typer.Option("--offline", help="Stop where the file of --record lacks an answer.")
 ]
 
 
@@ -137,16 +138,18 @@ def solve(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show candidates, votes and how the choice came about.")
     ] = False,
+    record: RecordOption = None,
+    offline: OfflineOption = False,
 ) -> None:
     """Answer one prompt, and say what it cost."""
-    chosen = parse_method(method)
+    chosen, sources = parse_method(method), _Sources(model, scorer, record, offline)
     limits = Budget(generations=budget, tokens=max_tokens, seconds=seconds)
     question = sys.stdin.read().strip() if prompt == "-" else prompt.strip()
     if not question:
         raise PromptError("the prompt is empty; give a question, or - and one on standard input")
 
     async def run() -> Result:
-        async with _loaded(model, scorer, [chosen]) as (loaded, judge):
+        async with _loaded(sources, [chosen]) as (loaded, judge):
             return await chosen.run(question, loaded, judge, limits, seed)
 
     try:
@@ -193,13 +196,15 @@ def bench(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     concurrency: Annotated[int, typer.Option(help="Runs in flight.")] = DEFAULT_CONCURRENCY,
+    record: RecordOption = None,
+    offline: OfflineOption = False,
 ) -> None:
     """Measure methods against budgets on a task: a table, a plot, and every row kept.
 
     Tokens and calls in the JSON are sums over the problems; each cell is charged what it would cost
     alone, though samples are shared. Ctrl-C keeps every finished run; --resume goes on from there.
     """
-    solved = load_task(task)
+    solved, sources = load_task(task), _Sources(model, scorer, record, offline)
     sweep = Sweep(
         task=solved,
         methods=tuple(map(parse_method, split_methods(methods))),
@@ -218,7 +223,7 @@ def bench(
         "level": sweep.level,
         "seed": seed,
         "model": model,
-        "scorer": scorer or _default_scorer(model),
+        "scorer": sources.judge,
     }
     extent = {
         "methods": [method_label(method) for method in sweep.methods],
@@ -229,7 +234,7 @@ def bench(
     with RunFolder(folder, swept, extent, resume=resume) as store:
         stopped, spent = False, ""
         try:
-            spent = _run_bench(sweep, store, model, scorer, concurrency)
+            spent = _run_bench(sweep, store, sources, concurrency)
         except KeyboardInterrupt:
             stopped = True
         _report(sweep, store, json_file, spent, "so far" if stopped else "")
@@ -238,7 +243,7 @@ def bench(
             raise typer.Exit(STOPPED_BY_USER)
 
 
-def _run_bench(sweep: Sweep, store: RunFolder, model: str, scorer: str | None, concurrency: int) -> str:
+def _run_bench(sweep: Sweep, store: RunFolder, sources: _Sources, concurrency: int) -> str:
     """Run what the folder lacks; a line on what that took, empty if nothing was lacking."""
     mine = set(sweep.keys)
     before = [row for row in store.rows if row.key in mine]
@@ -247,7 +252,7 @@ def _run_bench(sweep: Sweep, store: RunFolder, model: str, scorer: str | None, c
     began, rows_before = datetime.now().astimezone(), len(store.rows)
 
     async def run(live: LiveSweep) -> int:
-        async with _loaded(model, scorer, sweep.methods) as (loaded, judge):
+        async with _loaded(sources, sweep.methods) as (loaded, judge):
 
             def keep(row: Row) -> None:
                 store.append(row)
@@ -269,10 +274,12 @@ def _run_bench(sweep: Sweep, store: RunFolder, model: str, scorer: str | None, c
         shared = asyncio.run(run(live))
     seconds = (datetime.now().astimezone() - began).total_seconds()
     charged = sum(row.usage.generated_tokens for row in store.rows[rows_before:])
-    made = charged - shared
+    replayed = sum(row.usage.replayed_tokens for row in store.rows[rows_before:])
+    made = charged - shared - replayed
+    freely = f"{shared:,} of them shared, " + (f"{replayed:,} replayed, " if replayed else "")
     return (
         f"{len(store.rows) - rows_before:,} runs in {seconds:,.0f} s; {charged:,} tokens charged, "
-        f"{shared:,} of them shared, {made:,} generated ({made / seconds:,.0f} a second)"
+        f"{freely}{made:,} generated ({made / seconds:,.0f} a second)"
     )
 
 
@@ -314,51 +321,24 @@ def _say_how_to_resume(store: RunFolder, out: Path | None) -> None:
 @app.command("list", epilog="Example: itscale list methods")
 def list_names(
     what: Annotated[str, typer.Argument(help="methods, models, scorers or tasks", metavar="WHAT")],
+    probe: Annotated[str | None, typer.Option(help="models: what a server at this URL honours.")] = None,
 ) -> None:
     """What there is: methods with their options, models, scorers, tasks."""
-    kinds: dict[str, Mapping[str, Kind[Any]]] = {"models": MODELS, "scorers": SCORERS}
     console = _console()
-    if what == "methods":
-        console.print(_methods_table())
-        common = ", ".join(f"{name}={default}" for name, _, default in COMMON_OPTIONS)
-        console.print(Text(f"every method also takes {common}"), soft_wrap=True)
-    elif what == "tasks":
-        table = _names_table("task", "what it asks", "levels (* default)")
-        for task in TASKS.values():
-            levels = " ".join(f"{x}*" if x == task.default_level else str(x) for x in task.levels)
-            table.add_row(task.name, task.summary, f"{levels}: {task.level_meaning}")
-        console.print(table)
-    elif what in kinds:
-        table = _names_table("spec", "what it is")
-        for kind in kinds[what].values():
-            table.add_row(kind.form, kind.summary)
-        console.print(table)
-    else:
-        raise OptionError(did_you_mean("thing to list", what, ["methods", "tasks", *kinds]))
+    for part in listing(what) if probe is None else probing(what, probe, load_model):
+        console.print(part, soft_wrap=isinstance(part, Text))
 
 
-def _methods_table() -> Table:
-    common = {name for name, _, _ in COMMON_OPTIONS}
-    scorers = {"none": "none", "any": "any", "process": "a score a step"}
-    table = _names_table("method", "what it does", "scorer", "options")
-    for name, method in METHODS.items():
-        own = [(o, allowed, d) for o, allowed, d in method_options(method) if o not in common]
-        options = [f"{option}={default}{_others(allowed, default)}" for option, allowed, default in own]
-        table.add_row(name, method.summary, scorers[method.scorer_kind], escape("\n".join(options)))
-    return table
-
-
-def _others(allowed: str, default: str) -> str:
-    """What a choice may be instead."""
-    others = [choice for choice in allowed.split(" | ") if choice != default]
-    return f" (or {', '.join(others)})" if " | " in allowed else ""
-
-
-def _names_table(*headers: str) -> Table:
-    table = Table(*headers, box=box.SIMPLE_HEAD)
-    table.columns[0].style = "bold"
-    table.columns[0].no_wrap = True
-    return table
+@app.command(epilog="Example: itscale doctor http://127.0.0.1:8000/v1")
+def doctor(
+    spec: Annotated[str, typer.Argument(help="A model, or the URL of a server.", metavar="SPEC")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Hold a backend against the laws, and say what it honours; exit code 1 if it breaks one."""
+    report = asyncio.run(diagnose(load_model(spec_of(spec))))
+    typer.echo(json.dumps(report.to_json())) if as_json else _console().print(report.table())
+    if report.broken:
+        raise typer.Exit(1)
 
 
 def _console() -> Console:
@@ -374,24 +354,43 @@ def _whole_numbers(what: str, text: str) -> tuple[int, ...]:
         raise OptionError(f"{what} {text!r} are not whole numbers; write them like 1,4,16,64") from None
 
 
-def _default_scorer(model: str) -> str:
-    """The embedded scorer knows only what the embedded model writes."""
-    return "embedded" if model == "embedded" else "none"
+@dataclass(frozen=True)
+class _Sources:
+    """Where answers and judgements come from."""
+
+    model: str
+    scorer: str | None
+    record: Path | None
+    offline: bool
+
+    def __post_init__(self) -> None:
+        if self.offline and self.record is None:
+            raise OptionError("--offline answers from a recording; add --record FILE")
+
+    @property
+    def judge(self) -> str:
+        """The scorer's spec; the embedded scorer knows only what the embedded model writes."""
+        return self.scorer or ("embedded" if self.model == "embedded" else "none")
+
+    def recording(self) -> AbstractContextManager[Recording | None]:
+        return Recording(self.record, offline=self.offline) if self.record else nullcontext()
 
 
 @asynccontextmanager
-async def _loaded(
-    model: str, scorer: str | None, methods: Sequence[Method]
-) -> AsyncIterator[tuple[Model, Scorer | None]]:
-    """Model and scorer of these specs, closed afterwards; no scorer is loaded that nobody asks for."""
-    needed = scorer is not None or any(method.scorer_kind != "none" for method in methods)
-    loaded = load_model(model)
-    try:
-        judge = load_scorer(scorer or _default_scorer(model)) if needed else None
+async def _loaded(sources: _Sources, methods: Sequence[Method]) -> AsyncIterator[tuple[Model, Scorer | None]]:
+    """Model and scorer, closed afterwards; no scorer is loaded that nobody asks for."""
+    needed = sources.scorer is not None or any(method.scorer_kind != "none" for method in methods)
+    with sources.recording() as recording:
+        model = load_model(sources.model)
         try:
-            yield loaded, judge
+            judge = load_scorer(sources.judge) if needed else None
+            try:
+                if recording is None:
+                    yield model, judge
+                else:
+                    yield RecordedModel(model, recording), judge and record_scores(judge, recording)
+            finally:
+                if judge is not None:
+                    await judge.close()
         finally:
-            if judge is not None:
-                await judge.close()
-    finally:
-        await loaded.close()
+            await model.close()

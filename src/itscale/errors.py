@@ -7,6 +7,8 @@ ItscaleError
 |- ModelError       (RuntimeError)  a model that cannot be loaded, or a call to it that failed
 |  `- MemoryLimitError              a path that cannot fit into the KV memory limit
 |- ScorerError      (RuntimeError)  a scorer that broke its contract (count, NaN, range)
+|- RecordingError   (RuntimeError)  a recording that cannot be read or written
+|  `- NotRecordedError              a call the recording lacks, while nothing may be asked live
 `- AllFailedError   (RuntimeError)  every candidate of a run failed
 """
 
@@ -20,8 +22,10 @@ __all__ = [
     "ItscaleError",
     "MemoryLimitError",
     "ModelError",
+    "NotRecordedError",
     "OptionError",
     "PromptError",
+    "RecordingError",
     "ScorerError",
     "TaskError",
     "did_you_mean",
@@ -54,6 +58,14 @@ class MemoryLimitError(ModelError):
 
 class ScorerError(ItscaleError, RuntimeError):
     """A scorer that broke its contract: count of scores, NaN, or range."""
+
+
+class RecordingError(ItscaleError, RuntimeError):
+    """A recording that cannot be read or written. It ends the run: no candidate is to blame."""
+
+
+class NotRecordedError(RecordingError):
+    """A call the recording lacks, while nothing may be asked live (`--offline`)."""
 
 
 class AllFailedError(ItscaleError, RuntimeError):

@@ -29,7 +29,7 @@ SHOWN = 8
 def account(usage: Usage, stop_reason: StopReason) -> str:
     """What a run cost, in one line."""
     parts = [
-        f"{usage.generated_tokens:,} tokens generated",
+        f"{usage.generated_tokens:,} tokens generated{_replayed(usage)}",
         f"{_count(usage.model_calls, 'model call')}",
         f"{_count(usage.scorer_calls, 'scorer call')}" if usage.scorer_calls else "",
         f"{_count(usage.failed_calls, 'failed call')}" if usage.failed_calls else "",
@@ -38,6 +38,14 @@ def account(usage: Usage, stop_reason: StopReason) -> str:
     ]
     ended = "" if stop_reason is StopReason.DONE else f" (stopped by the limit on {stop_reason.value})"
     return ", ".join(part for part in parts if part) + ended
+
+
+def _replayed(usage: Usage) -> str:
+    """How much of it came from a recording."""
+    if not usage.replayed_calls and not usage.replayed_scorer_calls:
+        return ""
+    calls = _count(usage.replayed_calls + usage.replayed_scorer_calls, "recorded call")
+    return f" ({usage.replayed_tokens:,} replayed from {calls})"
 
 
 def explanation(result: Result) -> RenderableType:
@@ -119,7 +127,7 @@ def _votes(result: Result) -> list[Cluster]:
         backing = [s or 0.0 for s in scores]
     else:
         backing = [1.0] * len(candidates)
-    return tally([c.answer for c in candidates], backing, scores)
+    return tally([c.answer for c in candidates], backing, scores, kind=result.answer_kind)
 
 
 def _vote_table(result: Result, votes: Sequence[Cluster]) -> Table:

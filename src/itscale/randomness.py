@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Randomness", "Seeded", "derive", "uniforms"]
+__all__ = ["Randomness", "Seeded", "SomeChildren", "derive", "uniforms"]
 
 UInt64s = npt.NDArray[np.uint64]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -80,3 +80,30 @@ class Seeded(Randomness):
 
     def child(self, *labels: str | int) -> Randomness:
         return Seeded(derive(self._seed, *labels))
+
+
+class SomeChildren(Randomness):
+    """A few children of a stream as children 0, 1, ... of another, so as to ask for just those.
+
+    Child i is the stream of child `indices[i]` of `parent`. Everything else (the seed of a backend
+    that makes all its samples from one) is a stream of its own, named after the indices: the rest
+    of some samples asked for later must not be the first of them again.
+    """
+
+    def __init__(self, parent: Randomness, indices: Sequence[int]) -> None:
+        self._parent = parent
+        self._indices = tuple(indices)
+        self._own = parent.child("some", *self._indices)
+
+    @property
+    def seed(self) -> int:
+        return self._own.seed
+
+    def choose(self, probabilities: Sequence[float] | npt.NDArray[np.float64]) -> int:
+        return self._own.choose(probabilities)
+
+    def child(self, *labels: str | int) -> Randomness:
+        match labels:
+            case (int(i),) if 0 <= i < len(self._indices):
+                return self._parent.child(self._indices[i])
+        return self._own.child(*labels)

@@ -1,7 +1,7 @@
 """From names to things: the specs of the command line, the bench and (later) the gateway.
 
     method   NAME[:key=value,...]   `majority`, `beam:width=4,scope=global`
-    model    KIND[:REST]            `embedded`, `hf:PATH`
+    model    KIND[:REST]            `embedded`, `hf:PATH`, `openai:MODEL@URL`
     scorer   KIND[:REST]            `embedded`, `hf:PATH`, `none`
     task     NAME                   `countdown`
 
@@ -20,16 +20,28 @@ from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, 
 from itscale.embedded import PROCESS_SCORER, REASONER
 from itscale.errors import OptionError, TaskError, did_you_mean
 from itscale.methods import (
+    DVTS,
+    AdaptiveConsistency,
+    AStar,
     Beam,
+    BestFirst,
+    BestOfMajority,
     BestOfN,
+    ConfidenceVote,
+    EntropicParticleFilter,
     Greedy,
+    Lookahead,
     Majority,
     ParticleFilter,
+    ParticleGibbs,
+    Rebase,
     Sample,
+    ShortMAtK,
     WeightedBestOfN,
 )
 from itscale.methods.base import Method
 from itscale.models.base import Model
+from itscale.scorers.answers import AnswerKind
 from itscale.scorers.base import Scorer
 from itscale.tasks.base import GeneratedTask
 from itscale.tasks.chain import Chain
@@ -55,7 +67,26 @@ Loaded = TypeVar("Loaded")
 
 METHODS: Mapping[str, type[Method]] = {
     method.name: method
-    for method in (Greedy, Sample, Majority, BestOfN, WeightedBestOfN, Beam, ParticleFilter)
+    for method in (
+        Greedy,
+        Sample,
+        Majority,
+        BestOfN,
+        WeightedBestOfN,
+        BestOfMajority,
+        ConfidenceVote,
+        AdaptiveConsistency,
+        ShortMAtK,
+        Beam,
+        DVTS,
+        Lookahead,
+        Rebase,
+        BestFirst,
+        AStar,
+        ParticleFilter,
+        EntropicParticleFilter,
+        ParticleGibbs,
+    )
 }
 TASKS: Mapping[str, type[GeneratedTask]] = {task.name: task for task in (Countdown, Chain)}
 
@@ -206,8 +237,9 @@ def _options(method: type[Method]) -> Iterator[tuple[str, Any]]:
 
 
 def _members(kind: Any) -> tuple[Any, ...]:
-    """The alternatives of a union, or the one type."""
-    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    """The alternatives of a union, or the one type; values that only Python can give are left out."""
+    members = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    return tuple(member for member in members if member is not AnswerKind)
 
 
 def _allowed(kind: Any) -> str:
@@ -261,6 +293,12 @@ def _local_model(folder: Path) -> Model:
     return LocalModel.load(folder)
 
 
+def _server_model(address: str) -> Model:
+    from itscale.models.openai import OpenAIModel
+
+    return OpenAIModel.load(address)
+
+
 def _local_scorer(folder: Path) -> Scorer:
     from itscale.scorers.prm import LocalProcessScorer
 
@@ -279,6 +317,11 @@ MODELS: Mapping[str, Kind[Model]] = {
             "hf:PATH",
             "a causal language model in a Hugging Face checkpoint folder, run in this process",
             lambda path: _local_model(_checkpoint(path)),
+        ),
+        Kind[Model](
+            "openai:MODEL@URL",
+            "a model behind an OpenAI-compatible server (vLLM, SGLang, llama.cpp, Ollama, hosted)",
+            _server_model,
         ),
     )
 }

@@ -83,9 +83,19 @@ class Step:
     """
 
     token_ids: tuple[int, ...]
+    """Empty where the backend gives text alone."""
     text: str
     end: End
     logprob: float | None = None
+    counted: int | None = None
+    """How many tokens the backend counted, where it does not give their ids."""
+    reasoning: str | None = None
+    """What the model thought aloud before it, where the backend keeps that apart from the answer."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Generated tokens of this step."""
+        return len(self.token_ids) if self.counted is None else self.counted
 
 
 class Path:
@@ -99,7 +109,7 @@ class Path:
         self.step = step
         self.depth: int = 0 if parent is None else parent.depth + 1
         """How many steps."""
-        self.n_tokens: int = (parent.n_tokens if parent else 0) + (len(step.token_ids) if step else 0)
+        self.n_tokens: int = (parent.n_tokens if parent else 0) + (step.n_tokens if step else 0)
         """Generated tokens from the prompt to here; the prompt is not counted."""
 
     @classmethod

@@ -156,15 +156,19 @@ def test_a_bug_is_raised_not_counted():
     """Only errors raised on purpose are results; anything else is ours to fix, and ends all runs at once."""
 
     class Broken(Coins):
+        checked = 0
+
         def check(self, problem: Problem, text: str) -> bool:
-            raise ZeroDivisionError
+            Broken.checked += 1
+            return 1 // (Broken.checked - 1) > 0  # the first check divides by zero
 
     async def scenario() -> None:
-        model = coin_model(latency_s=0.002)
-        sweep = Sweep(Broken(), (parse_method("greedy"), parse_method("majority")), (64,), 20, level=1)
+        model, rows = coin_model(latency_s=0.002), list[Row]()
+        sweep = Sweep(Broken(), (parse_method("greedy"),), (1,), 40, level=1)
         with pytest.raises(ZeroDivisionError):
-            await run_sweep(sweep, model, None, on_row=lambda row: None, concurrency=8)
+            await run_sweep(sweep, model, None, on_row=rows.append, concurrency=8)
         assert model.running == 0
+        assert model.calls < 40
 
     asyncio.run(scenario())
 

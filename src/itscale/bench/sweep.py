@@ -19,7 +19,7 @@ from functools import cached_property, partial
 from itscale.bench.sharing import SharedSamples, share_scores
 from itscale.bench.store import Row, RowKey
 from itscale.budget import Budget, Ledger, Usage
-from itscale.errors import ItscaleError, OptionError
+from itscale.errors import ItscaleError, OptionError, RecordingError
 from itscale.methods.base import Method
 from itscale.models.base import Model
 from itscale.randomness import Randomness, derive
@@ -121,6 +121,7 @@ async def run_sweep(
 
     Raises:
         OptionError: a method needs what the model or scorer does not offer.
+        RecordingError: a recording failed, or lacks a call while nothing may be asked live.
     """
     if concurrency < 1:
         raise OptionError(f"concurrency {concurrency} runs nothing; give at least 1")
@@ -136,7 +137,9 @@ async def run_sweep(
 
     async def work() -> None:
         for problem, cell in queue:
-            on_row(await _run(sweep, problem, cell, shared or model, judge))
+            # A sample that another method made is there at once: it would win every race.
+            source = model if shared is None or cell.method.races else shared
+            on_row(await _run(sweep, problem, cell, source, judge))
             waiting[problem.id] -= 1
             if shared is not None and not waiting[problem.id]:
                 shared.forget(problem.prompt)
@@ -170,7 +173,7 @@ async def _run(sweep: Sweep, problem: Problem, cell: Cell, model: Model, scorer:
     )
     try:
         result = await cell.method.run(problem.prompt, witness, scorer, budget, seed)
-    except OptionError:
+    except (OptionError, RecordingError):
         raise  # what was asked for is impossible, and would be for every problem
     except ItscaleError as error:
         return row(

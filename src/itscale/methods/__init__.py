@@ -1,22 +1,44 @@
 """Inference methods: one file each, named for the algorithm."""
 
+from itscale.methods.a_star import AStar
+from itscale.methods.adaptive_consistency import AdaptiveConsistency
 from itscale.methods.base import Method, Outcome, Result
 from itscale.methods.beam import Beam
+from itscale.methods.best_first import BestFirst
+from itscale.methods.best_of_majority import BestOfMajority
 from itscale.methods.best_of_n import BestOfN, WeightedBestOfN
+from itscale.methods.confidence_vote import ConfidenceVote
+from itscale.methods.dvts import DVTS
+from itscale.methods.entropic_particle_filter import EntropicParticleFilter
 from itscale.methods.greedy import Greedy
+from itscale.methods.lookahead import Lookahead
 from itscale.methods.majority import Majority
 from itscale.methods.particle_filter import ParticleFilter
+from itscale.methods.particle_gibbs import ParticleGibbs
+from itscale.methods.rebase import Rebase
 from itscale.methods.sample import Sample
+from itscale.methods.short_m_at_k import ShortMAtK
 
 __all__ = [
+    "DVTS",
+    "AStar",
+    "AdaptiveConsistency",
     "Beam",
+    "BestFirst",
+    "BestOfMajority",
     "BestOfN",
+    "ConfidenceVote",
+    "EntropicParticleFilter",
     "Greedy",
+    "Lookahead",
     "Majority",
     "Method",
     "Outcome",
     "ParticleFilter",
+    "ParticleGibbs",
+    "Rebase",
     "Result",
     "Sample",
+    "ShortMAtK",
     "WeightedBestOfN",
 ]

@@ -14,7 +14,7 @@ from itscale.events import Chosen, Event, Stopped, Trace
 from itscale.methods.session import Session
 from itscale.models.base import Capability, Model
 from itscale.randomness import Randomness, Seeded
-from itscale.scorers.answers import extract_answer
+from itscale.scorers.answers import AUTO, AnswerKind
 from itscale.scorers.base import OutcomeScorer, ProcessScorer, Scorer
 from itscale.types import Candidate, Path, Prompt, Sampling, StopReason
 
@@ -32,6 +32,8 @@ class Outcome:
     ess: float | None = None
     """Effective sample size of the final weights, 1 to N."""
     stop_reason: StopReason | None = None
+    abstained: bool = False
+    """Whether the method prefers no answer to the chosen one; its text is still the result's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class Result:
     log_evidence: float | None
     ess: float | None
     trace: Trace
+    answer_kind: AnswerKind = AUTO
+    """How the candidates' answers were read, and are to be compared."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `--json`; the trace is left out."""
@@ -94,6 +98,16 @@ class Method(ABC):
         if self.max_tokens < 1:
             raise OptionError(f"max_tokens is {self.max_tokens}; give at least 1")
 
+    @property
+    def races(self) -> bool:
+        """Whether it matters which sample finishes first, so that a sweep must let it make its own."""
+        return False
+
+    @property
+    def answer_kind(self) -> AnswerKind:
+        """How this method reads and compares answers."""
+        return AUTO
+
     @abstractmethod
     async def search(self, session: Session) -> Outcome:
         """Spend the budget and choose. Ends by itself when `session.exhausted` is set."""
@@ -132,7 +146,7 @@ class Method(ABC):
         trace.emit(Chosen(session.path_id(chosen.path)))
         return Result(
             text=chosen.path.text,
-            answer=chosen.answer,
+            answer=None if outcome.abstained else chosen.answer,
             candidates=outcome.candidates,
             chosen=outcome.chosen,
             usage=ledger.usage(kept_tokens=_distinct_tokens([c.path for c in outcome.candidates])),
@@ -142,6 +156,7 @@ class Method(ABC):
             log_evidence=outcome.log_evidence,
             ess=outcome.ess,
             trace=trace,
+            answer_kind=self.answer_kind,
         )
 
     def check(self, model: Model, scorer: Scorer | None) -> None:
@@ -167,7 +182,7 @@ class Method(ABC):
 
 def candidate(path: Path, **fields: Any) -> Candidate:
     """A candidate with its answer extracted. A path that did not finish has no answer."""
-    return Candidate(path=path, answer=extract_answer(path.text) if path.finished else None, **fields)
+    return Candidate(path=path, answer=AUTO.extract(path.text) if path.finished else None, **fields)
 
 
 def best(candidates: Sequence[Candidate]) -> int:
@@ -184,4 +199,4 @@ def best(candidates: Sequence[Candidate]) -> int:
 def _distinct_tokens(paths: Sequence[Path]) -> int:
     """Tokens in the union of the paths, shared prefixes counted once."""
     nodes = {node for path in paths for node in path.nodes()}
-    return sum(len(node.step.token_ids) for node in nodes if node.step is not None)
+    return sum(node.step.n_tokens for node in nodes if node.step is not None)

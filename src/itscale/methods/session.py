@@ -13,12 +13,14 @@ a method reads like its paper:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from itscale.budget import Ledger, OutOfBudget
 from itscale.errors import AllFailedError, ModelError, OptionError, ScorerError
 from itscale.events import Event, Failed, Proposed, Pruned, Resampled, Scored, Trace
+from itscale.methods.arrivals import Arrivals
 from itscale.models.base import Model
 from itscale.randomness import Randomness
 from itscale.scorers.base import Scorer, checked_scores
@@ -78,20 +80,67 @@ class Session:
         """Like `sample`, each answer with what the scorer says, judged as soon as it is there."""
         return await self._sample(n, scored=True)
 
-    async def extend(self, paths: Sequence[Path], n: int = 1) -> list[list[Path]]:
-        """For each path its `n` children, one step longer.
+    async def sample_while(
+        self, n: int, wanted: Callable[[Sequence[Path]], Awaitable[int]], *, in_order: bool = False
+    ) -> list[Path]:
+        """Whole answers for as long as more are wanted, `n` at most; the very samples of `sample`.
+
+        `wanted` is given the answers so far, first to arrive first, and says how many more to have
+        under way. At 0 the sampling ends: what still runs is cancelled upstream, and charged for
+        what it had generated. Answers that arrive at the same time are looked at one by one, in
+        the order of their seeds.
+
+        With `in_order` an answer is looked at only after those of all earlier seeds, so that what
+        comes back depends on the seed alone and not on speed.
+        """
+        arrived = Arrivals(lambda i: self._grow(self.root, 1, "end", self.rng.child("sample", i), False))
+        seen: list[Path] = []
+        try:
+            while (more := await wanted(seen)) > 0:
+                arrived.start(min(n, arrived.taken + more) if not self.exhausted else 0)
+                if not arrived.waiting:
+                    break
+                group = await arrived.next(in_order=in_order)
+                seen += [path for path, _ in group if path is not self.root]
+        finally:
+            unwanted = await arrived.cancel()
+        self.pruned([path for group in unwanted for path, _ in group if path is not self.root])
+        self._survivors(seen)
+        return seen or ([self.root] if self.exhausted else [])
+
+    def can_grow(self, path: Path) -> bool:
+        """Whether a path may get another step: it has not ended, and has tokens left."""
+        return not path.ended and path.n_tokens < self._max_tokens
+
+    async def extend(
+        self,
+        paths: Sequence[Path],
+        n: int | Sequence[int] = 1,
+        *,
+        greedy: bool = False,
+        required: bool = True,
+    ) -> list[list[Path]]:
+        """For each path its `n` children, one step longer; `n` is one number, or one for each path.
 
         A path that has ended, or may not move because a limit binds, comes back as its only child;
-        one whose call failed has none.
-        """
-        return [[child for child, _ in group] for group in await self._extend(paths, n, scored=False)]
+        one whose call failed has none. With `greedy` a step is the model's likeliest one, whatever
+        the method's temperature. Unless it is `required` that one call goes well, all may fail: the
+        caller has other paths left.
 
-    async def extend_scored(self, paths: Sequence[Path], n: int = 1) -> list[list[Judged]]:
+        Raises:
+            AllFailedError: every call failed.
+        """
+        groups = await self._extend(paths, n, scored=False, greedy=greedy, required=required)
+        return [[child for child, _ in group] for group in groups]
+
+    async def extend_scored(
+        self, paths: Sequence[Path], n: int | Sequence[int] = 1, *, required: bool = True
+    ) -> list[list[Judged]]:
         """Like `extend`, each new child with what the scorer says, judged as soon as it is there.
 
         A path that comes back unchanged is not judged again: its scores are None.
         """
-        return await self._extend(paths, n, scored=True)
+        return await self._extend(paths, n, scored=True, required=required)
 
     async def score(self, paths: Sequence[Path]) -> list[tuple[float, ...] | None]:
         """For each path what the scorer says: a score a step, or one in all; None if it failed or
@@ -100,19 +149,30 @@ class Session:
         judged = dict(zip(unique, await _together(map(self._judge, unique)), strict=True))
         return [judged[path] for path in paths]
 
-    async def _extend(self, paths: Sequence[Path], n: int, *, scored: bool) -> list[list[Judged]]:
+    async def _extend(
+        self,
+        paths: Sequence[Path],
+        n: int | Sequence[int],
+        *,
+        scored: bool,
+        required: bool,
+        greedy: bool = False,
+    ) -> list[list[Judged]]:
         turn, self._round = self._round, self._round + 1
-        streams = [self.rng.child("step", turn, i) for i in range(len(paths))]
+        counts = [n] * len(paths) if isinstance(n, int) else n
         groups = await _together(
-            self._grow(path, n, "step", stream, scored) for path, stream in zip(paths, streams, strict=True)
+            self._grow(path, count, "step", self.rng.child("step", turn, i), scored, greedy)
+            for i, (path, count) in enumerate(zip(paths, counts, strict=True))
         )
-        if paths:
+        if paths and required:
             self._survivors([child for group in groups for child, _ in group])
         return groups
 
-    async def _grow(self, path: Path, n: int, what: str, rng: Randomness, scored: bool) -> list[Judged]:
+    async def _grow(
+        self, path: Path, n: int, what: str, rng: Randomness, scored: bool, greedy: bool = False
+    ) -> list[Judged]:
         """Children of one path, the new ones judged if that is wanted."""
-        children = await self._propose(path, n, what, rng)
+        children = await self._propose(path, n, what, rng, greedy)
         if not scored or children == [path]:
             return [(child, None) for child in children]
         judged = await _together(map(self._judge, children))
@@ -154,7 +214,7 @@ class Session:
             ) from self._last_failure
         return paths
 
-    async def _propose(self, path: Path, n: int, what: str, rng: Randomness) -> list[Path]:
+    async def _propose(self, path: Path, n: int, what: str, rng: Randomness, greedy: bool) -> list[Path]:
         wanted = self._max_tokens - path.n_tokens
         if path.ended or self.exhausted or wanted < 1:
             return [path]
@@ -174,9 +234,8 @@ class Session:
             asked, n = n, min(n, granted)
             try:
                 until = Until("end" if what == "end" else "step", granted // n)
-                children = await self._in_time(
-                    self._model.extend(path, n, until, self._sampling, rng, ledger)
-                )
+                sampling = replace(self._sampling, temperature=0.0) if greedy else self._sampling
+                children = await self._in_time(self._model.extend(path, n, until, sampling, rng, ledger))
             finally:
                 await ledger.return_tokens(granted)
         except OutOfBudget as limit:
@@ -201,7 +260,7 @@ class Session:
             # A sample shared between runs hangs under another run's root: here it continues `path`.
             parent = path if node.depth == path.depth + 1 else node.parent
             ids = self.path_id(parent), self.path_id(node)
-            self._emit(Proposed(ids[1], ids[0], node.step.text, len(node.step.token_ids), node.step.end))
+            self._emit(Proposed(ids[1], ids[0], node.step.text, node.step.n_tokens, node.step.end))
 
     async def _judge(self, path: Path) -> tuple[float, ...] | None:
         if self._scorer is None:

@@ -35,6 +35,15 @@ class Model(ABC):
     capabilities: frozenset[Capability]
     price: Price | None = None
 
+    @property
+    def identity(self) -> str:
+        """What tells this model from every other whose answers differ; recordings are kept by it.
+
+        For weights their fingerprint, for a server its address and the model's name there; never a
+        key. The name by default. May take seconds to compute, so ask once.
+        """
+        return self.name
+
     @abstractmethod
     async def extend(
         self, path: Path, n: int, until: Until, sampling: Sampling, rng: Randomness, ledger: Ledger

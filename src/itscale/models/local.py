@@ -7,6 +7,7 @@ Whatever `transformers` loads from a folder, driven by the batching engine. A fo
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -21,7 +22,14 @@ from itscale.models.base import Capability, Model
 from itscale.randomness import Randomness
 from itscale.types import Path, Prompt, Sampling, Until
 
-__all__ = ["DEFAULT_MEMORY_BYTES", "Checkpoint", "LocalModel", "PromptReader", "load_pretrained"]
+__all__ = [
+    "DEFAULT_MEMORY_BYTES",
+    "Checkpoint",
+    "LocalModel",
+    "PromptReader",
+    "fingerprint",
+    "load_pretrained",
+]
 
 DEFAULT_MEMORY_BYTES = 2 * 1024**3
 DEFAULT_ROWS = 256
@@ -102,6 +110,22 @@ def load_pretrained(folder: FilePath, kind: str) -> tuple[Any, Any]:
     return model.to(device), tokenizer
 
 
+def fingerprint(folder: FilePath) -> str:
+    """A hash of every file of a checkpoint folder that has a say in what it answers, `local:` before.
+
+    Weights, configuration, tokenizer, chat template and `itscale.json`; the same wherever the folder
+    lies and whatever it is called. Reads all weights once (about a second a gigabyte).
+    """
+    deciding = {".json", ".jinja", ".safetensors", ".bin", ".model", ".txt"}
+    total = hashlib.blake2b(digest_size=16)
+    for file in sorted(folder.iterdir()):
+        if file.suffix in deciding and file.is_file():
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "blake2b").hexdigest()
+            total.update(f"{file.name} {digest}\n".encode())
+    return f"local:{total.hexdigest()}"
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
@@ -148,6 +172,7 @@ class LocalModel(Model):
         from itscale.models.engine.generator import Generator
 
         self.name = name
+        self._folder: FilePath | None = None
         self.prompts = PromptReader(tokenizer, facts)
         fast = tokenizer.backend_tokenizer
         vocabulary = int(model.get_input_embeddings().weight.shape[0])
@@ -189,7 +214,13 @@ class LocalModel(Model):
         """
         facts = Checkpoint.read(folder)
         model, tokenizer = load_pretrained(folder, "AutoModelForCausalLM")
-        return cls(model, tokenizer, facts, name or f"hf:{folder}", kv_memory_bytes, max_rows)
+        loaded = cls(model, tokenizer, facts, name or f"hf:{folder}", kv_memory_bytes, max_rows)
+        loaded._folder = folder
+        return loaded
+
+    @property
+    def identity(self) -> str:
+        return fingerprint(self._folder) if self._folder else self.name
 
     async def extend(
         self, path: Path, n: int, until: Until, sampling: Sampling, rng: Randomness, ledger: Ledger

@@ -29,6 +29,11 @@ class ProcessScorer(ABC):
 
     name: str
 
+    @property
+    def identity(self) -> str:
+        """What tells this scorer from every other, as `Model.identity` does; the name by default."""
+        return self.name
+
     @abstractmethod
     async def score(self, path: Path, ledger: Ledger) -> Sequence[float]:
         """Scores of all steps, first to last: exactly `path.depth` of them.
@@ -45,6 +50,11 @@ class OutcomeScorer(ABC):
     """Gives one number for a finished path; larger is better, any scale."""
 
     name: str
+
+    @property
+    def identity(self) -> str:
+        """What tells this scorer from every other, as `Model.identity` does; the name by default."""
+        return self.name
 
     @abstractmethod
     async def score(self, path: Path, ledger: Ledger) -> float:

@@ -13,7 +13,13 @@ from typing import Any
 
 from itscale.budget import Ledger
 from itscale.errors import ModelError
-from itscale.models.local import DEFAULT_MEMORY_BYTES, Checkpoint, PromptReader, load_pretrained
+from itscale.models.local import (
+    DEFAULT_MEMORY_BYTES,
+    Checkpoint,
+    PromptReader,
+    fingerprint,
+    load_pretrained,
+)
 from itscale.scorers.base import ProcessScorer
 from itscale.types import Path
 
@@ -30,6 +36,7 @@ class LocalProcessScorer(ProcessScorer):
         from itscale.models.engine.judge import Judge
 
         self.name = name
+        self._folder: FilePath | None = None
         self.prompts = PromptReader(tokenizer, facts)
         self.engine = Judge(
             CachedForward(model, limit_bytes=memory),
@@ -55,7 +62,13 @@ class LocalProcessScorer(ProcessScorer):
                 f"{folder} has {model.config.num_labels} labels; a process reward model has two, "
                 "wrong and right"
             )
-        return cls(model, tokenizer, facts, name or f"hf:{folder}", kv_memory_bytes)
+        loaded = cls(model, tokenizer, facts, name or f"hf:{folder}", kv_memory_bytes)
+        loaded._folder = folder
+        return loaded
+
+    @property
+    def identity(self) -> str:
+        return fingerprint(self._folder) if self._folder else self.name
 
     async def score(self, path: Path, ledger: Ledger) -> Sequence[float]:
         self.prompts.of_path(path)
