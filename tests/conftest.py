@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,11 @@ from itscale.scorers.prm import LocalProcessScorer
 settings.register_profile("itscale", deadline=None)
 if "CI" not in os.environ:
     settings.load_profile("itscale")
+
+
+# A shell starts background jobs with Ctrl-C ignored, and Python then never raises KeyboardInterrupt:
+# the tests of Ctrl-C, in this process and in those it starts, mean it as at a terminal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

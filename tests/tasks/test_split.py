@@ -127,7 +127,7 @@ def test_the_first_problems_are_pinned():
     """Published figures are about these problems: if this fails, every figure is about others."""
     assert [task.problems(1)[0].prompt.question for task in TASKS] == [
         "Make 80 from 4, 13, 11, 14.",
-        "Given j = l - 23, l = 13 + n, f = d + 19, i = e - 21, e = 20 + 22, d = 18 + 8, n = d + f, find j.",
+        "Given i = m + d, b = d * 6, m = b - 30, h = 11 + i, d = 17 - 2, find m.",
     ]
 
 
