@@ -72,13 +72,7 @@ class Generator:
         """
         loop = asyncio.get_running_loop()
         request = Request(path, len(seeds), until, sampling, seeds, loop, loop.create_future())
-        self._worker.submit(request)
-        try:
-            await asyncio.shield(request.done)
-        except asyncio.CancelledError:
-            request.cancelled = True
-            self._worker.wake()
-            await asyncio.shield(request.done)
+        await self._worker.ask(request)
         return request
 
     def close(self) -> None:

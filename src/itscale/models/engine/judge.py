@@ -64,13 +64,7 @@ class Judge:
         """The judgement of a path; a cancelled call comes back as soon as the engine has let go."""
         loop = asyncio.get_running_loop()
         request = Judgement(path, loop, loop.create_future())
-        self._worker.submit(request)
-        try:
-            await asyncio.shield(request.done)
-        except asyncio.CancelledError:
-            request.cancelled = True
-            self._worker.wake()
-            await asyncio.shield(request.done)
+        await self._worker.ask(request)
         return request
 
     def close(self) -> None:

@@ -39,6 +39,7 @@ class Request:
 class _Answerable(Protocol):
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[None]
+    cancelled: bool
 
 
 class Worker:
@@ -66,13 +67,23 @@ class Worker:
         self._thread = Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, request: Any) -> None:
-        """Hand over a request; called on an event loop."""
-        self._arrived.append(request)
-        self.wake()
+    async def ask(self, request: _Answerable) -> None:
+        """Hand over a request and wait until it is answered.
 
-    def wake(self) -> None:
-        """Make the thread look again (something was cancelled, say)."""
+        When the wait is cancelled the request is marked so, and this returns normally as soon as
+        the thread has let go of it: what it cost until then is known.
+        """
+        self._arrived.append(request)
+        self._look()
+        try:
+            await asyncio.shield(request.done)
+        except asyncio.CancelledError:
+            request.cancelled = True
+            self._look()
+            await asyncio.shield(request.done)
+
+    def _look(self) -> None:
+        """Make the thread look at what has arrived or was cancelled."""
         with self._wake:
             self._wake.notify()
 
@@ -83,7 +94,7 @@ class Worker:
     def close(self) -> None:
         """Stop the thread after its current turn."""
         self._closed = True
-        self.wake()
+        self._look()
         self._thread.join()
 
     def _run(self) -> None:
