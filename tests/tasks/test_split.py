@@ -14,6 +14,7 @@ from itscale.errors import TaskError
 from itscale.tasks import Chain, Countdown, GeneratedTask
 from itscale.tasks.base import HELD_OUT_ONE_IN, split_of
 from itscale.tasks.chain import NAMES
+from itscale.types import Problem, Prompt
 from recipes.data import MIXTURE, draw_training
 
 TASKS: list[GeneratedTask] = [Countdown(), Chain()]
@@ -156,3 +157,13 @@ def test_about_one_in_sixteen_is_held_out():
     n, share = 20_000, 1 / HELD_OUT_ONE_IN
     held_out = sum(split_of(f"key {i}") == "test" for i in range(n))
     assert abs(held_out - n * share) < 5 * (n * share * (1 - share)) ** 0.5
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_leading_space_is_not_part_of_a_solution(task: GeneratedTask):
+    """A server that spells tokens one by one begins with a space; inside a line spaces still count."""
+    exercise = next(task.exercises("test", task.default_level, random.Random(0)))
+    problem = Problem("p", Prompt.user(exercise.prompt), exercise.answer)
+    assert task.check(problem, " " + exercise.solution)
+    assert all(task.check_steps(exercise.prompt, " " + exercise.solution))
+    assert not all(task.check_steps(exercise.prompt, exercise.solution.replace("\n", "\n ", 1)))

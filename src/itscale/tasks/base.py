@@ -42,10 +42,12 @@ class Exercise:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a solution; one newline at the very end adds none.
+    """The lines of a solution; spaces before it and one newline at the very end do not count.
 
-    Only a newline ends a line: `str.splitlines` would let a form feed or U+2028 forge one.
+    Servers that spell tokens one by one may begin an answer with a space. Only a newline ends a
+    line: `str.splitlines` would let a form feed or U+2028 forge one.
     """
+    text = text.lstrip(" ")
     return text.removesuffix("\n").split("\n") if text else []
 
 
