@@ -6,14 +6,16 @@ paths that share a prefix share its memory.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, NewType, get_args
 
 __all__ = [
     "Candidate",
     "End",
+    "Json",
     "Message",
     "Path",
     "Problem",
@@ -22,15 +24,71 @@ __all__ = [
     "Step",
     "StopReason",
     "Until",
+    "to_json",
 ]
+
+Json = NewType("Json", str)
+"""A JSON value as its text: immutable, hashable, and read with `json.loads`. Made by `to_json`."""
+
+
+def to_json(value: Any) -> Json:
+    """A plain value as `Json`, the order of its keys kept (a chat template shows it to the model).
+
+    >>> to_json({"b": [1, None], "a": "x"})
+    '{"b":[1,null],"a":"x"}'
+    """
+    return Json(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+Role = Literal["system", "user", "assistant", "tool", "developer"]
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One chat message."""
+    """One chat message: a role and a text, and the whole of it where it says more than that.
 
-    role: Literal["system", "user", "assistant", "tool", "developer"]
+    More are tool calls and their ids, names, content in parts (images, say), content that is null.
+    """
+
+    role: Role
     content: str
+    """Its text; of content in parts the texts, one after the other."""
+    whole: Json | None = None
+    """The message as it was given, where it is more than role and content."""
+
+    @classmethod
+    def of(cls, message: Mapping[str, Any]) -> Message:
+        """The message in the shape of the chat protocol; `as_given` gives the same back.
+
+        >>> Message.of({"role": "user", "content": "hi"})
+        Message(role='user', content='hi', whole=None)
+
+        Raises:
+            ValueError: its role is unknown, or its content is neither text, parts nor null.
+        """
+        role: Any = message.get("role")
+        content: Any = message.get("content")
+        if role not in get_args(Role):
+            raise ValueError(f"a message has the role {role!r}; give one of {', '.join(get_args(Role))}")
+        if isinstance(content, str) and set(message) == {"role", "content"}:
+            return cls(role, content)
+        parts = [] if content is None else [content] if isinstance(content, str) else content
+        if not isinstance(parts, Sequence) or not all(isinstance(part, str | Mapping) for part in parts):
+            raise ValueError("the content of a message is neither text nor parts; give a text or a list")
+        texts = [part if isinstance(part, str) else part.get("text", "") for part in parts]
+        return cls(role, "".join(text for text in texts if isinstance(text, str)), to_json(dict(message)))
+
+    def as_given(self) -> dict[str, Any]:
+        """The message in the shape of the chat protocol, every field of it."""
+        given: dict[str, Any] = json.loads(self.whole) if self.whole is not None else {}
+        return given or {"role": self.role, "content": self.content}
+
+    @property
+    def more(self) -> tuple[str, ...]:
+        """What it says beyond a role and a text, by the names of the fields."""
+        given = self.as_given()
+        fields = [name for name in given if name not in ("role", "content")]
+        return (*fields, *(() if isinstance(given.get("content"), str) else ("content",)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +97,11 @@ class Prompt:
 
     messages: tuple[Message, ...] = ()
     raw: str | None = None
+    request: Json | None = None
+    """Fields of a chat request that go to the model's server as they are: tools, response_format, stop.
+
+    A JSON object. Not what a run decides itself (model, messages, n, seed, temperature, limits). A
+    backend that cannot honour one refuses the prompt."""
 
     @classmethod
     def user(cls, text: str) -> Prompt:
@@ -51,6 +114,26 @@ class Prompt:
         if self.raw is not None:
             return self.raw
         return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What `request` says, as plain values."""
+        said: dict[str, Any] = json.loads(self.request) if self.request is not None else {}
+        return said
+
+    @property
+    def more(self) -> tuple[str, ...]:
+        """What only a chat server can read: fields of the request and of messages, by name."""
+        return tuple(dict.fromkeys([*self.fields, *(name for m in self.messages for name in m.more)]))
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values that tell it from every other prompt."""
+        messages = [
+            {"role": m.role, "content": m.content} | ({"whole": m.whole} if m.whole is not None else {})
+            for m in self.messages
+        ]
+        said = {"request": self.request} if self.request is not None else {}
+        return {"messages": messages, "raw": self.raw} | said
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +174,10 @@ class Step:
     """How many tokens the backend counted, where it does not give their ids."""
     reasoning: str | None = None
     """What the model thought aloud before it, where the backend keeps that apart from the answer."""
+    tool_calls: Json | None = None
+    """The tool calls it makes, a list as the chat protocol writes it; its text is what stands beside them."""
+    finish: str | None = None
+    """The server's own word for why it ended, where `end` says less: tool_calls, content_filter."""
 
     @property
     def n_tokens(self) -> int:
@@ -142,6 +229,11 @@ class Path:
     def text(self) -> str:
         """All generated text."""
         return "".join(step.text for step in self.steps)
+
+    @property
+    def tool_calls(self) -> list[dict[str, Any]]:
+        """The tool calls of the answer, as the chat protocol writes them."""
+        return [call for step in self.steps if step.tool_calls for call in json.loads(step.tool_calls)]
 
     @property
     def finished(self) -> bool:
@@ -211,6 +303,7 @@ class Candidate:
 
     def to_json(self) -> Mapping[str, Any]:
         """Plain values for `--json` and the store."""
+        calls = self.path.tool_calls
         return {
             "text": self.path.text,
             "answer": self.answer,
@@ -220,4 +313,4 @@ class Candidate:
             "finished": self.path.finished,
             "truncated": self.path.truncated,
             "tokens": self.path.n_tokens,
-        }
+        } | ({"tool_calls": calls} if calls else {})

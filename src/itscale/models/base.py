@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 from enum import StrEnum
 
 from itscale.budget import Ledger, Price
+from itscale.errors import PromptError
 from itscale.randomness import Randomness
-from itscale.types import Path, Sampling, Until
+from itscale.types import Path, Prompt, Sampling, Until
 
-__all__ = ["Capability", "Model"]
+__all__ = ["Capability", "Model", "check_plain"]
 
 
 class Capability(StrEnum):
@@ -60,3 +61,16 @@ class Model(ABC):
 
     async def close(self) -> None:  # noqa: B027  most models have nothing to release
         """Release what the model holds; using it afterwards is an error."""
+
+
+def check_plain(prompt: Prompt, model: str) -> None:
+    """For a backend that reads roles and texts: refuse whatever the prompt says beyond them.
+
+    Raises:
+        PromptError: it has tool calls, content in parts, or fields of a request.
+    """
+    if prompt.more:
+        raise PromptError(
+            f"{model} reads plain messages and cannot honour {', '.join(prompt.more)}; "
+            "use a chat server (openai:MODEL@URL), or leave that out"
+        )

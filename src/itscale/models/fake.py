@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from itscale.budget import Ledger, Price
 from itscale.errors import ModelError, OptionError
-from itscale.models.base import Capability, Model
+from itscale.models.base import Capability, Model, check_plain
 from itscale.randomness import Randomness
 from itscale.types import End, Path, Prompt, Sampling, Step, Until
 
@@ -117,6 +117,7 @@ class FakeModel(Model):
     async def extend(
         self, path: Path, n: int, until: Until, sampling: Sampling, rng: Randomness, ledger: Ledger
     ) -> list[Path]:
+        check_plain(path.prompt, self.name)
         call, self.calls = self.calls, self.calls + 1
         read = self.prompt_tokens(path.prompt) + path.n_tokens
         self.tokens_read += read

@@ -18,7 +18,7 @@ from typing import Any
 
 from itscale.budget import Ledger
 from itscale.errors import ModelError, OptionError, PromptError
-from itscale.models.base import Capability, Model
+from itscale.models.base import Capability, Model, check_plain
 from itscale.randomness import Randomness
 from itscale.types import Path, Prompt, Sampling, Until
 
@@ -145,6 +145,7 @@ class PromptReader:
 
     def _ids(self, prompt: Prompt) -> tuple[int, ...]:
         """Raises PromptError if the model was not made for this prompt."""
+        check_plain(prompt, "a model in this process")
         question = prompt.question.strip()
         if self._patterns and not any(p.fullmatch(question) for p in self._patterns):
             raise PromptError(f"the model cannot read this prompt; {self._facts.knows}")

@@ -93,8 +93,9 @@ class RecordedModel(Model):
         # 1 and 1.0 are one temperature, and two texts.
         numbers = {k: float(v) if isinstance(v, int) else v for k, v in asdict(sampling).items()}
         # A prefix is its tokens, and its text for backends without them: where its steps end is no part.
-        prefix = path.token_ids, path.text, [step.reasoning for step in path.steps if step.reasoning]
-        return Address.of("model", self._identity, asdict(path.prompt), prefix, asdict(until), numbers)
+        beside = [said for step in path.steps for said in (step.reasoning, step.tool_calls) if said]
+        prefix = path.token_ids, path.text, beside
+        return Address.of("model", self._identity, path.prompt.plain(), prefix, asdict(until), numbers)
 
     async def close(self) -> None:
         await self._model.close()

@@ -7,7 +7,6 @@ What breaks the scorer's contract is passed on and not recorded, like a call tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from itscale.budget import Budget, Ledger
@@ -40,8 +39,11 @@ class _Remembered:
         address = Address.of(
             "process" if isinstance(self._scorer, ProcessScorer) else "outcome",
             self._identity,
-            asdict(path.prompt),
-            [(step.token_ids, step.text, step.reasoning, step.end) for step in path.steps],
+            path.prompt.plain(),
+            [
+                (s.token_ids, s.text, s.reasoning, s.end, *([s.tool_calls] if s.tool_calls else []))
+                for s in path.steps
+            ],
         )
         async with self._recording.turn(address):
             [found] = await self._recording.look_up([address])

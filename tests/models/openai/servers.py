@@ -84,6 +84,8 @@ class Server:
     context: int | None = None
     key: str | None = None
     reasoning: str | None = None
+    tool_calls: Sequence[dict[str, Any]] = ()
+    """Where a request has tools, every answer makes these calls."""
     turns: int = 1
     """Of the event loop that an answer takes."""
     faults: list[Callable[[], Awaitable[tuple[int, dict[str, str], bytes]]]] = field(default_factory=list)
@@ -152,7 +154,7 @@ class Server:
         }
         if messages[-1]["role"] == "assistant" and self.prefill and asked[self.prefill]:
             prefix = self.ids_of(messages[-1]["content"])
-        read = sum(len(m["content"].split()) for m in messages)
+        read = sum(len(m["content"].split()) for m in messages if isinstance(m.get("content"), str))
         return self._generate(body, prefix, read, self._message_choice)
 
     def _generate(
@@ -210,6 +212,8 @@ class Server:
         if self.reasoning is not None:
             message["reasoning_content"] = self.reasoning
         choice: dict[str, Any] = {"index": index, "message": message, "finish_reason": said.finish}
+        if self.tool_calls and body.get("tools"):
+            message["tool_calls"], choice["finish_reason"] = list(self.tool_calls), "tool_calls"
         if self.stop != "silent":
             choice["stop_reason"] = said.stopped_on
         if self.logprobs and body.get("logprobs"):

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from itscale.errors import ModelError, OptionError, PromptError
-from itscale.models.base import Capability
+from itscale.models.base import Capability, check_plain
 from itscale.models.openai.client import Endpoint
 from itscale.models.openai.failures import Refused
 from itscale.models.openai.steps import text_steps, token_steps
@@ -143,6 +143,7 @@ class TokenDialect(Dialect):
         self._reading: dict[Prompt, asyncio.Lock] = {}
 
     async def request(self, path: Path, until: Until, sampling: Sampling) -> Request | None:
+        check_plain(path.prompt, f"the token dialect of {self.endpoint.address.url}")
         ids = [*await self._prompt_ids(path.prompt), *path.token_ids]
         room = (self.facts.max_context or len(ids) + until.max_tokens) - len(ids)
         if room < 1:
@@ -217,6 +218,7 @@ class ChatDialect(Dialect):
         if self.facts.logprobs:
             body["logprobs"] = True
         body |= prefilled(messages_of(path.prompt), path.text, self.facts.prefill)
+        body |= forwarded(path.prompt, body.get("stop", ()))
         return Request(f"{url}/chat/completions", body, until, None)
 
     def read(self, body: Mapping[str, Any]) -> Reply:
@@ -231,24 +233,40 @@ class ChatDialect(Dialect):
         text = choice.text
         if self.facts.stop == "named" and choice.stopped_on == boundary:
             text += boundary
-        whole = Choice(
-            text,
-            choice.finish,
-            choice.stopped_on,
-            None,
-            choice.pieces,
-            choice.logprobs,
-            choice.reasoning,
-        )
-        return text_steps(whole, boundary, request.until, sampling, count)
+        elif isinstance(choice.stopped_on, str) and choice.stopped_on != boundary:
+            text = text.removesuffix(choice.stopped_on)  # a stop of the prompt's own is no part of the answer
+        return text_steps(replace(choice, text=text), boundary, request.until, sampling, count)
 
 
-def messages_of(prompt: Prompt) -> list[dict[str, str]]:
-    """The messages as they are: every role, every turn."""
-    return [{"role": message.role, "content": message.content} for message in prompt.messages]
+def messages_of(prompt: Prompt) -> list[dict[str, Any]]:
+    """The messages as they are: every role, every turn, every field."""
+    return [message.as_given() for message in prompt.messages]
 
 
-def prefilled(messages: list[dict[str, str]], text: str, style: Prefill | None) -> dict[str, Any]:
+_DECIDED_HERE = (
+    *("model", "messages", "prompt", "n", "seed", "temperature", "top_p", "top_k", "max_tokens"),
+    *("max_completion_tokens", "stream", "stream_options", "logprobs", "top_logprobs", "echo"),
+    *("include_stop_str_in_output", "add_generation_prompt", "continue_final_message"),
+)
+
+
+def forwarded(prompt: Prompt, stops: Sequence[str]) -> dict[str, Any]:
+    """The fields of a prompt's own request, its stop strings behind those asked for here.
+
+    Raises:
+        PromptError: a field is one that the run decides.
+    """
+    fields = prompt.fields
+    for name in fields:
+        if name in _DECIDED_HERE:
+            raise PromptError(f"a prompt's request must not name {name}; it is an option of the run or model")
+    if fields.get("stop") and stops:
+        own = [fields["stop"]] if isinstance(fields["stop"], str) else fields["stop"]
+        fields["stop"] = [*stops, *own]
+    return fields
+
+
+def prefilled(messages: list[dict[str, Any]], text: str, style: Prefill | None) -> dict[str, Any]:
     """The fields that let the assistant go on from `text`."""
     if not text:
         return {"messages": messages}

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from itscale.models.openai.wire import Choice, Malformed
-from itscale.types import End, Sampling, Step, Until
+from itscale.types import End, Sampling, Step, Until, to_json
 
 __all__ = ["end_of", "text_steps", "token_steps"]
 
@@ -21,7 +21,9 @@ def end_of(choice: Choice, boundary: str) -> End:
     if choice.finish == "length":
         return End.LENGTH
     if choice.finish == "stop":
-        return End.BOUNDARY if choice.stopped_on == boundary else End.EOS
+        if choice.stopped_on == boundary:
+            return End.BOUNDARY
+        return End.STOP if isinstance(choice.stopped_on, str) else End.EOS
     return End.EOS if choice.finish in ("tool_calls", "function_call") else End.ABORT
 
 
@@ -73,6 +75,8 @@ def text_steps(choice: Choice, boundary: str, until: Until, sampling: Sampling, 
             _logprob(logprobs, tokens[i], tokens[i + 1], sampling),
             tokens[i + 1] - tokens[i],
             choice.reasoning if i == 0 else None,
+            to_json(choice.tool_calls) if choice.tool_calls and i == len(ends) - 1 else None,
+            choice.finish if i == len(ends) - 1 and choice.finish not in ("stop", "length") else None,
         )
         for i, end in enumerate(ends)
     ]

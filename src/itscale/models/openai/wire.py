@@ -38,6 +38,7 @@ class Choice:
     logprobs: tuple[float, ...] | None = None
     """Of each token, nats, at temperature 1."""
     reasoning: str | None = None
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,16 @@ def _chat_choice(choice: Mapping[str, Any]) -> Choice:
         None if tokens is None else _all_of(str, [t.get("token") for t in tokens]),
         None if tokens is None else _logprobs([t.get("logprob") for t in tokens]),
         reasoning if isinstance(reasoning, str) else None,
+        _tool_calls(message.get("tool_calls")),
     )
+
+
+def _tool_calls(calls: Any) -> tuple[Mapping[str, Any], ...]:
+    if not calls:
+        return ()
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise Malformed("tool calls that are no list of objects")
+    return tuple(calls)
 
 
 def _stopped_on(choice: Mapping[str, Any]) -> str | int | None:
