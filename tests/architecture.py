@@ -30,6 +30,7 @@ ROWS: list[list[str]] = [
     ["bench"],
     ["gateway"],
     ["explain", "listing", "doctor"],
+    ["commands"],
     ["cli"],
 ]
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from itscale import cli
+from itscale.commands import sources
 from itscale.errors import PromptError
 from itscale.models.fake import FakeModel
 from itscale.version import __version__
@@ -40,13 +41,13 @@ def run(*words: str, stdin: str | None = None) -> Result:
 
 @pytest.fixture
 def coins(monkeypatch: pytest.MonkeyPatch) -> None:
-    play_coins(lambda name, value: monkeypatch.setattr(cli, name, value))
+    play_coins(monkeypatch.setattr)
 
 
 def played(monkeypatch: pytest.MonkeyPatch, model: FakeModel) -> FakeModel:
     """Coins played by this very model."""
-    play_coins(lambda name, value: monkeypatch.setattr(cli, name, value))
-    monkeypatch.setattr(cli, "load_model", lambda spec: model)
+    play_coins(monkeypatch.setattr)
+    monkeypatch.setattr(sources, "load_model", lambda spec: model)
     return model
 
 
@@ -299,9 +300,9 @@ def test_bench_without_matplotlib_says_so_once(tmp_path: Path, monkeypatch: pyte
 
 def test_bench_of_a_finished_run_loads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """--resume with nothing missing prints the same table again, without a model."""
-    play_coins(lambda name, value: monkeypatch.setattr(cli, name, value))
+    play_coins(monkeypatch.setattr)
     first = bench(tmp_path / "run")
-    monkeypatch.setattr(cli, "load_model", lambda spec: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(sources, "load_model", lambda spec: pytest.fail("a model was loaded"))
     again = bench(tmp_path / "run", "--resume")
     assert again.exit_code == 0, again.output
     table = [line for line in first.stdout.splitlines() if "%" in line]
@@ -339,9 +340,9 @@ def test_failures_are_counted_and_quoted(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_no_scorer_is_loaded_that_nobody_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Voting alone needs none; naming one loads it."""
-    play_coins(lambda name, value: monkeypatch.setattr(cli, name, value))
+    play_coins(monkeypatch.setattr)
     asked: list[str] = []
-    monkeypatch.setattr(cli, "load_scorer", asked.append)
+    monkeypatch.setattr(sources, "load_scorer", asked.append)
     bench(tmp_path / "one", "--methods", "majority")
     assert asked == []
     bench(tmp_path / "two", "--methods", "majority", "--scorer", "hf:x")

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from itscale import cli
+from itscale.commands import sources
 from itscale.models.fake import FakeModel
 from tests.bench.worlds import CoinScorer, coin_model
 
@@ -29,8 +30,8 @@ def models(monkeypatch: pytest.MonkeyPatch) -> list[FakeModel]:
         loaded.append(coin_model())
         return loaded[-1]
 
-    play_coins(lambda name, value: monkeypatch.setattr(cli, name, value))
-    monkeypatch.setattr(cli, "load_model", load)
+    play_coins(monkeypatch.setattr)
+    monkeypatch.setattr(sources, "load_model", load)
     return loaded
 
 
@@ -83,7 +84,7 @@ def test_a_new_bench_on_an_old_recording_generates_nothing(
 ):
     """Its rows are the old ones, and the line on what was done tells charged, shared and replayed apart."""
     scorer = CoinScorer()
-    monkeypatch.setattr(cli, "load_scorer", lambda spec: scorer)
+    monkeypatch.setattr(sources, "load_scorer", lambda spec: scorer)
     words = ("bench", "coins", "--budgets", "1,4", "--problems", 4, "--record", tmp_path / "calls.db")
     rows, lines = [], []
     for folder in ("one", "two"):

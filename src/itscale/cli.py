@@ -9,9 +9,6 @@ import asyncio
 import json
 import shlex
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,24 +24,28 @@ from itscale.bench.store import Row, RunFolder
 from itscale.bench.sweep import DEFAULT_CONCURRENCY, Sweep, run_sweep
 from itscale.bench.table import comparison, markdown_table, results_table
 from itscale.budget import Budget
+from itscale.commands.sources import (
+    ModelOption,
+    OfflineOption,
+    RecordOption,
+    ScorerOption,
+    Sources,
+    loaded,
+    stdout,
+    whole_numbers,
+)
 from itscale.doctor import diagnose, probing, spec_of
 from itscale.errors import ItscaleError, OptionError, PromptError
 from itscale.explain import account, explanation
 from itscale.listing import listing
-from itscale.methods.base import Method, Result
-from itscale.models.base import Model
-from itscale.models.recorded import RecordedModel
-from itscale.recording import Recording
+from itscale.methods.base import Result
 from itscale.registry import (
     load_model,
-    load_scorer,
     load_task,
     method_label,
     parse_method,
     split_methods,
 )
-from itscale.scorers.base import Scorer
-from itscale.scorers.recorded import record_scores
 from itscale.version import __version__
 
 __all__ = ["app", "main"]
@@ -101,25 +102,6 @@ def _options_of_all_commands(
     del version, debug  # handled before a command runs
 
 
-ModelOption = Annotated[str, typer.Option("--model", help="See: itscale list models", metavar="SPEC")]
-ScorerOption = Annotated[
-    str | None,
-    typer.Option(
-        "--scorer",
-        help="embedded, hf:PATH or none; see: itscale list scorers",
-        metavar="SPEC",
-        show_default="embedded with the embedded model, else none",
-    ),
-]
-RecordOption = Annotated[
-    Path | None,
-    typer.Option("--record", help="Answer what this file has from it; add the rest.", metavar="FILE"),
-]
-OfflineOption = Annotated[
-    bool, typer.Option("--offline", help="Stop where the file of --record lacks an answer.")
-]
-
-
 @app.command(
     epilog='Example: itscale solve "Make 45 from 3, 7, 12, 23." --method beam:width=4 --budget 16 --explain'
 )
@@ -142,15 +124,15 @@ def solve(
     offline: OfflineOption = False,
 ) -> None:
     """Answer one prompt, and say what it cost."""
-    chosen, sources = parse_method(method), _Sources(model, scorer, record, offline)
+    chosen, sources = parse_method(method), Sources(model, scorer, record, offline)
     limits = Budget(generations=budget, tokens=max_tokens, seconds=seconds)
     question = sys.stdin.read().strip() if prompt == "-" else prompt.strip()
     if not question:
         raise PromptError("the prompt is empty; give a question, or - and one on standard input")
 
     async def run() -> Result:
-        async with _loaded(sources, [chosen]) as (loaded, judge):
-            return await chosen.run(question, loaded, judge, limits, seed)
+        async with loaded(sources, [chosen]) as (asked, judge):
+            return await chosen.run(question, asked, judge, limits, seed)
 
     try:
         result = asyncio.run(run())
@@ -164,7 +146,7 @@ def solve(
 
 
 def _print_result(result: Result, explain: bool) -> None:
-    console = _console()
+    console = stdout()
     if explain:
         console.print(explanation(result))
         console.print()
@@ -204,11 +186,11 @@ def bench(
     Tokens and calls in the JSON are sums over the problems; each cell is charged what it would cost
     alone, though samples are shared. Ctrl-C keeps every finished run; --resume goes on from there.
     """
-    solved, sources = load_task(task), _Sources(model, scorer, record, offline)
+    solved, sources = load_task(task), Sources(model, scorer, record, offline)
     sweep = Sweep(
         task=solved,
         methods=tuple(map(parse_method, split_methods(methods))),
-        budgets=_whole_numbers("budgets", budgets),
+        budgets=whole_numbers("budgets", budgets),
         count=problems,
         level=solved.default_level if level is None else level,
         seed=seed,
@@ -243,7 +225,7 @@ def bench(
             raise typer.Exit(STOPPED_BY_USER)
 
 
-def _run_bench(sweep: Sweep, store: RunFolder, sources: _Sources, concurrency: int) -> str:
+def _run_bench(sweep: Sweep, store: RunFolder, sources: Sources, concurrency: int) -> str:
     """Run what the folder lacks; a line on what that took, empty if nothing was lacking."""
     mine = set(sweep.keys)
     before = [row for row in store.rows if row.key in mine]
@@ -252,14 +234,14 @@ def _run_bench(sweep: Sweep, store: RunFolder, sources: _Sources, concurrency: i
     began, rows_before = datetime.now().astimezone(), len(store.rows)
 
     async def run(live: LiveSweep) -> int:
-        async with _loaded(sources, sweep.methods) as (loaded, judge):
+        async with loaded(sources, sweep.methods) as (asked, judge):
 
             def keep(row: Row) -> None:
                 store.append(row)
                 live.add(row)
 
             done = {row.key for row in before}
-            return await run_sweep(sweep, loaded, judge, on_row=keep, done=done, concurrency=concurrency)
+            return await run_sweep(sweep, asked, judge, on_row=keep, done=done, concurrency=concurrency)
 
     errors = Console(stderr=True)
     errors.print(
@@ -285,7 +267,7 @@ def _run_bench(sweep: Sweep, store: RunFolder, sources: _Sources, concurrency: i
 
 def _report(sweep: Sweep, store: RunFolder, json_file: Path | None, spent: str, state: str) -> None:
     """Table to stdout and table.md, plot beside it, one JSON object a cell; where everything is."""
-    console = _console()
+    console = stdout()
     mine = set(sweep.keys)
     rows = [row for row in store.rows if row.key in mine]
     cells = [(cell.label, cell.budget) for cell in sweep.cells]
@@ -324,7 +306,7 @@ def list_names(
     probe: Annotated[str | None, typer.Option(help="models: what a server at this URL honours.")] = None,
 ) -> None:
     """What there is: methods with their options, models, scorers, tasks."""
-    console = _console()
+    console = stdout()
     for part in listing(what) if probe is None else probing(what, probe, load_model):
         console.print(part, soft_wrap=isinstance(part, Text))
 
@@ -336,61 +318,6 @@ def doctor(
 ) -> None:
     """Hold a backend against the laws, and say what it honours; exit code 1 if it breaks one."""
     report = asyncio.run(diagnose(load_model(spec_of(spec))))
-    typer.echo(json.dumps(report.to_json())) if as_json else _console().print(report.table())
+    typer.echo(json.dumps(report.to_json())) if as_json else stdout().print(report.table())
     if report.broken:
         raise typer.Exit(1)
-
-
-def _console() -> Console:
-    """Stdout; a file or pipe is as wide as our tables want."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=120)
-
-
-def _whole_numbers(what: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise OptionError(f"{what} {text!r} are not whole numbers; write them like 1,4,16,64") from None
-
-
-@dataclass(frozen=True)
-class _Sources:
-    """Where answers and judgements come from."""
-
-    model: str
-    scorer: str | None
-    record: Path | None
-    offline: bool
-
-    def __post_init__(self) -> None:
-        if self.offline and self.record is None:
-            raise OptionError("--offline answers from a recording; add --record FILE")
-
-    @property
-    def judge(self) -> str:
-        """The scorer's spec; the embedded scorer knows only what the embedded model writes."""
-        return self.scorer or ("embedded" if self.model == "embedded" else "none")
-
-    def recording(self) -> AbstractContextManager[Recording | None]:
-        return Recording(self.record, offline=self.offline) if self.record else nullcontext()
-
-
-@asynccontextmanager
-async def _loaded(sources: _Sources, methods: Sequence[Method]) -> AsyncIterator[tuple[Model, Scorer | None]]:
-    """Model and scorer, closed afterwards; no scorer is loaded that nobody asks for."""
-    needed = sources.scorer is not None or any(method.scorer_kind != "none" for method in methods)
-    with sources.recording() as recording:
-        model = load_model(sources.model)
-        try:
-            judge = load_scorer(sources.judge) if needed else None
-            try:
-                if recording is None:
-                    yield model, judge
-                else:
-                    yield RecordedModel(model, recording), judge and record_scores(judge, recording)
-            finally:
-                if judge is not None:
-                    await judge.close()
-        finally:
-            await model.close()

@@ -8,5 +8,5 @@ from itscale import cli
 from tests.bench.worlds import play_coins
 
 if __name__ == "__main__":
-    play_coins(lambda name, value: setattr(cli, name, value), latency_s=float(sys.argv.pop(1)))
+    play_coins(setattr, latency_s=float(sys.argv.pop(1)))
     cli.main()

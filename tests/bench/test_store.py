@@ -174,7 +174,7 @@ def started_and_stopped(folder: Path, how: signal.Signals) -> subprocess.Complet
 
 def finished(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> list[dict[str, object]]:
     """Rows of a bench run to its end here, ordered, without their seconds."""
-    play_coins(lambda name, value: monkeypatch.setattr(cli, name, value))
+    play_coins(monkeypatch.setattr)
     done = CliRunner().invoke(cli.app, [*ARGUMENTS, "--out", str(folder), *more])
     assert done.exit_code == 0, done.output
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]

@@ -6,9 +6,11 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from itscale import cli
 from itscale.bench.store import Row
 from itscale.bench.sweep import Sweep, run_sweep
 from itscale.budget import Ledger
+from itscale.commands import sources
 from itscale.models.fake import FakeModel
 from itscale.registry import parse_method
 from itscale.scorers.base import OutcomeScorer, ProcessScorer
@@ -104,8 +106,9 @@ def timeless(row: Row) -> dict[str, Any]:
     return row.to_json() | {"seconds": 0.0}
 
 
-def play_coins(patch: Callable[[str, Any], None], **options: Any) -> None:
-    """Make the command line live in this world: `patch(name, value)` sets a name in `itscale.cli`."""
-    patch("load_task", lambda name: Coins())
-    patch("load_model", lambda spec: coin_model(**options))
-    patch("load_scorer", lambda spec: None if spec == "none" else CoinScorer())
+def play_coins(patch: Callable[[Any, str, Any], None], **options: Any) -> None:
+    """Make the command line live in this world: `patch` is `setattr`, or one that is undone."""
+    patch(cli, "load_task", lambda name: Coins())
+    for module in (cli, sources):
+        patch(module, "load_model", lambda spec: coin_model(**options))
+    patch(sources, "load_scorer", lambda spec: None if spec == "none" else CoinScorer())

@@ -1,0 +1,110 @@
+"""What every command that asks a model shares: its options, what they load, where results are printed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from itscale.errors import OptionError
+from itscale.methods.base import Method
+from itscale.models.base import Model
+from itscale.models.recorded import RecordedModel
+from itscale.recording import Recording
+from itscale.registry import load_model, load_scorer
+from itscale.scorers.base import Scorer
+from itscale.scorers.recorded import record_scores
+
+__all__ = [
+    "ModelOption",
+    "OfflineOption",
+    "RecordOption",
+    "ScorerOption",
+    "Sources",
+    "loaded",
+    "stdout",
+    "whole_numbers",
+]
+
+ModelOption = Annotated[str, typer.Option("--model", help="See: itscale list models", metavar="SPEC")]
+ScorerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scorer",
+        help="embedded, hf:PATH or none; see: itscale list scorers",
+        metavar="SPEC",
+        show_default="embedded with the embedded model, else none",
+    ),
+]
+RecordOption = Annotated[
+    Path | None,
+    typer.Option("--record", help="Answer what this file has from it; add the rest.", metavar="FILE"),
+]
+OfflineOption = Annotated[
+    bool, typer.Option("--offline", help="Stop where the file of --record lacks an answer.")
+]
+
+
+def stdout() -> Console:
+    """Stdout; a file or pipe is as wide as our tables want."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
+
+
+def whole_numbers(what: str, text: str) -> tuple[int, ...]:
+    """`1,4,16` as numbers.
+
+    Raises:
+        OptionError: it is something else.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(f"{what} {text!r} are not whole numbers; write them like 1,4,16,64") from None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where answers and judgements come from."""
+
+    model: str
+    scorer: str | None
+    record: Path | None
+    offline: bool
+
+    def __post_init__(self) -> None:
+        if self.offline and self.record is None:
+            raise OptionError("--offline answers from a recording; add --record FILE")
+
+    @property
+    def judge(self) -> str:
+        """The scorer's spec; the embedded scorer knows only what the embedded model writes."""
+        return self.scorer or ("embedded" if self.model == "embedded" else "none")
+
+    def recording(self) -> AbstractContextManager[Recording | None]:
+        return Recording(self.record, offline=self.offline) if self.record else nullcontext()
+
+
+@asynccontextmanager
+async def loaded(sources: Sources, methods: Sequence[Method]) -> AsyncIterator[tuple[Model, Scorer | None]]:
+    """Model and scorer, closed afterwards; no scorer is loaded that nobody asks for."""
+    needed = sources.scorer is not None or any(method.scorer_kind != "none" for method in methods)
+    with sources.recording() as recording:
+        model = load_model(sources.model)
+        try:
+            judge = load_scorer(sources.judge) if needed else None
+            try:
+                if recording is None:
+                    yield model, judge
+                else:
+                    yield RecordedModel(model, recording), judge and record_scores(judge, recording)
+            finally:
+                if judge is not None:
+                    await judge.close()
+        finally:
+            await model.close()
