@@ -32,9 +32,9 @@ REQUEST = {
 }
 
 
-async def extended(model: OpenAIModel, prompt: Prompt, what: str = "end", path: Path | None = None) -> Path:
+async def extended(model: OpenAIModel, prompt: Prompt, what: str = "end", seed: int = 0) -> Path:
     until = Until("step" if what == "step" else "end", 20)
-    [child] = await model.extend(path or Path.root(prompt), 1, until, Sampling(), Seeded(0), Ledger(Budget()))
+    [child] = await model.extend(Path.root(prompt), 1, until, Sampling(), Seeded(seed), Ledger(Budget()))
     return child
 
 
