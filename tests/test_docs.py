@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 import itscale
-from itscale.registry import METHODS
+from docs.methods.pictures import drawing
+from itscale.registry import COMMON_OPTIONS, METHODS, method_options
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+METHOD_PAGES = ROOT / "docs" / "methods"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")
+SECTIONS = ["Aim", "Budget", "Options", "When to use it", "Source"]
 NAMED_FILE = re.compile(r"`([\w./-]+(?:/|\.py|\.txt|\.md))`")
 
 
@@ -38,12 +41,47 @@ def test_files_that_a_page_names_exist(page: Path):
     assert missing == []
 
 
-def test_every_method_has_its_section():
-    """The page of methods describes what can be run, all of it and nothing else."""
-    sections = re.findall(
-        r"^## (.+)$", (ROOT / "docs" / "methods.md").read_text(encoding="utf-8"), re.MULTILINE
+def test_every_method_has_its_page():
+    """What can be run has a page, and a row in the table that compares them; nothing else has."""
+    index = (METHOD_PAGES / "README.md").read_text(encoding="utf-8")
+    assert sorted(page.stem for page in METHOD_PAGES.glob("*.md")) == sorted(["README", *METHODS])
+    assert sorted(re.findall(r"^\| \[([\w-]+)\]\(\1\.md\)", index, re.MULTILINE)) == sorted(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_page_says_what_there_is_to_say(name: str):
+    """Every page has the same form, shows what the method does, and lists its options truly."""
+    page = (METHOD_PAGES / f"{name}.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## (.+)$", page, re.MULTILINE)
+    assert page.startswith(f"# {name}\n")
+    assert [s for s in sections if s in SECTIONS] == SECTIONS
+    assert f"](pictures/{name}.svg)" in page or "```text" in page, "a picture, or a diagram in text"
+    common = {option for option, _, _ in COMMON_OPTIONS}
+    options = [(option, default) for option, _, default in method_options(METHODS[name])]
+    own = [(option, _written(default)) for option, default in options if option not in common]
+    listed = page.partition("## Options")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \| `(.*?)` \|", listed, re.MULTILINE) == own
+
+
+def _written(default: str) -> str:
+    """A default as the command line takes it."""
+    return default.lower() if default in ("True", "False", "None") else default
+
+
+def test_the_options_of_every_method_are_listed():
+    """The common options stand on the index page, with their defaults."""
+    index = (METHOD_PAGES / "README.md").read_text(encoding="utf-8")
+    listed = index.partition("## Options of every method")[2].partition("\n## ")[0]
+    expected = [(option, default) for option, _, default in COMMON_OPTIONS]
+    assert re.findall(r"^\| `(\w+)` \| `(.*?)` \|", listed, re.MULTILINE) == expected
+
+
+@pytest.mark.parametrize("picture", sorted((METHOD_PAGES / "pictures").glob("*.svg")), ids=lambda p: p.stem)
+def test_pictures_show_what_happens(picture: Path):
+    """Drawn again from a run of the method as it is now, a picture is the same to the byte."""
+    assert drawing(picture.stem) == picture.read_text(encoding="utf-8"), (
+        "the method does something else now; python docs/methods/pictures.py draws it"
     )
-    assert sections == list(METHODS)
 
 
 def readme_code() -> tuple[str, str]:
