@@ -95,7 +95,7 @@ def test_stop_strings_of_a_prompt_stand_beside_the_boundary():
         for style in ("included", "named"):
             server = Server(tokens=False, stop=style)
             model = await connected(server)
-            paths = [await extended(model, prompt, "step", seed=seed) for seed in range(8)]
+            paths = [await extended(model, prompt, "step", seed=seed) for seed in range(30)]
             assert server.asked("/v1/chat/completions")[0]["stop"] == ["|", "r "]
             assert {(path.text, path.step.end) for path in paths} == {
                 ("one and|", End.BOUNDARY),
