@@ -25,7 +25,8 @@ from itscale.events import Chosen, Proposed, Pruned, Resampled, Scored
 from itscale.methods.base import Result
 from itscale.models.fake import FakeModel
 from itscale.registry import METHODS, parse_method
-from itscale.scorers.fake import FakeProcessScorer
+from itscale.scorers.base import Scorer
+from itscale.scorers.fake import FakeComparisonScorer, FakeProcessScorer
 from itscale.types import Prompt, Step
 
 FOLDER = Path(__file__).parent / "pictures"
@@ -102,6 +103,12 @@ def judge(steps: tuple[str, ...]) -> float:
     return 0.05 + 0.9 * (0.6 * chance + 0.4 * max(0.0, 1 - abs(TARGET - number) / TARGET))
 
 
+def closest(texts: tuple[str, ...]) -> list[int]:
+    """The judge that compares: the nearer to the target the better."""
+    gaps = [abs(TARGET - int(text.rpartition(" ")[2])) for text in texts]
+    return [sum(other < gap for other in set(gaps)) for gap in gaps]
+
+
 def _vocabulary() -> list[str]:
     numbers = range(-3, 40)
     return ["+3", "*2", "-1", "$", *(f"={n}\n" for n in numbers), *(f"Answer: {n}" for n in numbers)]
@@ -111,7 +118,11 @@ async def trace_of(shown: Shown) -> Result:
     """The run that is drawn."""
     model = FakeModel(next_token, vocabulary=_vocabulary(), boundary="\n")
     method = parse_method(shown.spec)
-    scorer = None if method.scorer_kind == "none" else FakeProcessScorer(judge)
+    scorer: Scorer | None = FakeProcessScorer(judge)
+    if method.scorer_kind == "none":
+        scorer = None
+    elif method.scorer_kind == "comparison":
+        scorer = FakeComparisonScorer(closest)
     return await method.run(PROMPT, model, scorer, Budget(generations=shown.n), shown.seed)
 
 

@@ -17,6 +17,8 @@ from itscale.methods import (
     ConfidenceVote,
     EntropicParticleFilter,
     Greedy,
+    Knockout,
+    Listwise,
     Lookahead,
     Majority,
     Method,
@@ -24,13 +26,14 @@ from itscale.methods import (
     ParticleGibbs,
     Rebase,
     Result,
+    RoundRobin,
     Sample,
     ShortMAtK,
     WeightedBestOfN,
 )
 from itscale.models.base import Model
 from itscale.registry import load_model, load_scorer, load_task, parse_method
-from itscale.scorers.base import OutcomeScorer, ProcessScorer
+from itscale.scorers.base import ComparisonScorer, OutcomeScorer, ProcessScorer
 from itscale.types import Candidate, Path, Problem, Prompt, Step
 from itscale.version import __version__
 
@@ -44,10 +47,13 @@ __all__ = [
     "BestOfN",
     "Budget",
     "Candidate",
+    "ComparisonScorer",
     "ConfidenceVote",
     "EntropicParticleFilter",
     "Greedy",
     "ItscaleError",
+    "Knockout",
+    "Listwise",
     "Lookahead",
     "Majority",
     "Method",
@@ -62,6 +68,7 @@ __all__ = [
     "Prompt",
     "Rebase",
     "Result",
+    "RoundRobin",
     "Sample",
     "ShortMAtK",
     "Step",

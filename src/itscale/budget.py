@@ -36,7 +36,7 @@ class Budget:
     tokens: int | None = None
     """Generated tokens, discarded ones included."""
     scorer_calls: int | None = None
-    """Paths judged."""
+    """Paths judged and answers compared; a judge that is asked n times for one judgement counts n."""
     seconds: float | None = None
     dollars: float | None = None
 
@@ -197,11 +197,11 @@ class Ledger:
             raise OutOfBudget(StopReason.GENERATIONS)
         self.generations += 1
 
-    def start_scoring(self) -> None:
-        """A path is about to be judged. Raises OutOfBudget if none may."""
-        if self.budget.scorer_calls is not None and self.scorer_calls >= self.budget.scorer_calls:
+    def start_scoring(self, calls: int = 1) -> None:
+        """A judgement that takes so many calls is about to begin. Raises OutOfBudget if it may not."""
+        if self.budget.scorer_calls is not None and self.scorer_calls + calls > self.budget.scorer_calls:
             raise OutOfBudget(StopReason.SCORER_CALLS)
-        self.scorer_calls += 1
+        self.scorer_calls += calls
 
     async def reserve_tokens(self, wanted: int) -> int:
         """How many tokens a call may generate: `wanted`, or what is left when that is less.

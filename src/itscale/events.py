@@ -7,7 +7,18 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["Chosen", "Event", "Failed", "Proposed", "Pruned", "Resampled", "Scored", "Stopped", "Trace"]
+__all__ = [
+    "Chosen",
+    "Compared",
+    "Event",
+    "Failed",
+    "Proposed",
+    "Pruned",
+    "Resampled",
+    "Scored",
+    "Stopped",
+    "Trace",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +41,14 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
+class Compared:
+    """A scorer saw paths side by side, in this order; `ranks` are theirs, 0 best, equal ones ties."""
+
+    paths: tuple[int, ...]
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Resampled:
     """A population was resampled: slot i now continues path `paths[i]`. Weights are before."""
 
@@ -48,7 +67,8 @@ class Pruned:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A call failed for good; it cost the candidate that continued this path."""
+    """A call failed for good; it cost what was asked of this path: its next step, its score, or its
+    comparison with others."""
 
     path: int
     error: str
@@ -68,7 +88,7 @@ class Chosen:
     path: int
 
 
-Event = Proposed | Scored | Resampled | Pruned | Failed | Stopped | Chosen
+Event = Proposed | Scored | Compared | Resampled | Pruned | Failed | Stopped | Chosen
 
 
 class Trace:

@@ -45,7 +45,7 @@ def listing(what: str) -> Iterator[RenderableType]:
 
 def _methods_table() -> Table:
     common = {name for name, _, _ in COMMON_OPTIONS}
-    scorers = {"none": "none", "any": "any", "process": "a score a step"}
+    scorers = {"none": "none", "any": "any", "process": "a score a step", "comparison": "a comparison"}
     table = _names_table("method", "what it does", "scorer", "options")
     for name, method in METHODS.items():
         own = [(o, allowed, d) for o, allowed, d in method_options(method) if o not in common]

@@ -32,7 +32,7 @@ from weakref import WeakValueDictionary
 from itscale.budget import Charges
 from itscale.errors import NotRecordedError, RecordingError
 
-__all__ = ["Address", "Recorded", "Recording"]
+__all__ = ["Address", "Kind", "Recorded", "Recording"]
 
 FORMAT = 1
 APPLICATION = int.from_bytes(b"itsc", "big")
@@ -41,19 +41,20 @@ BUSY_S = 30.0
 """How long another process may hold the file before that is an error."""
 
 T = TypeVar("T")
+Kind = Literal["model", "process", "outcome", "comparison"]
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where the answer to one call is kept: a hash of everything the answer depends on."""
 
-    kind: Literal["model", "process", "outcome"]
+    kind: Kind
     whose: bytes
     """A hash of the identity of the model or scorer."""
     key: bytes
 
     @classmethod
-    def of(cls, kind: Literal["model", "process", "outcome"], identity: str, *asked: Any) -> Address:
+    def of(cls, kind: Kind, identity: str, *asked: Any) -> Address:
         """The address of plain values (what JSON can say); equal values have equal addresses."""
         whose = _digest(f"{kind} {identity}".encode())
         return cls(kind, whose, _digest(whose + json.dumps(asked, sort_keys=True).encode()))

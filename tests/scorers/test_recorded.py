@@ -12,11 +12,12 @@ import pytest
 from itscale.budget import Budget, Ledger
 from itscale.embedded import PROCESS_SCORER
 from itscale.errors import NotRecordedError, ScorerError
-from itscale.methods import BestOfN, ParticleFilter
+from itscale.methods import BestOfN, Knockout, Listwise, Method, ParticleFilter, RoundRobin
 from itscale.methods.base import Result
 from itscale.models.local import fingerprint
 from itscale.recording import Recording
-from itscale.scorers.fake import FakeOutcomeScorer, FakeProcessScorer
+from itscale.scorers.base import ComparisonScorer
+from itscale.scorers.fake import FakeComparisonScorer, FakeOutcomeScorer, FakeProcessScorer
 from itscale.scorers.prm import LocalProcessScorer
 from itscale.scorers.recorded import record_scores
 from itscale.types import End, Path, Prompt, Step
@@ -179,3 +180,53 @@ def test_a_run_repeated_has_the_same_usage(file: FilePath):
 def test_the_embedded_scorer_is_known_by_its_weights(process_scorer: LocalProcessScorer):
     """Not by the name it was loaded under."""
     assert process_scorer.identity == fingerprint(PROCESS_SCORER) != process_scorer.name
+
+
+def test_a_repeated_comparison_is_had_for_nothing(file: FilePath):
+    """In the order it was shown: the swapped order is another question."""
+    first, second = path_of(*STEPS), path_of(STEPS[0])
+
+    async def scenario(recording: Recording) -> None:
+        inner = FakeComparisonScorer(lambda texts: [int(len(t) < max(map(len, texts))) for t in texts])
+        scorer, ledger = record_scores(inner, recording), Ledger(Budget())
+        assert isinstance(scorer, ComparisonScorer)
+        for _ in range(2):
+            assert list(await scorer.compare([first, second], ledger)) == [0, 1]
+            assert list(await scorer.compare([second, first], ledger)) == [1, 0]
+        assert inner.calls == 2
+        assert ledger.charges() == {"scorer_tokens": 16, "replayed_scorer_calls": 2}
+
+    in_session(file, scenario)
+
+
+def test_a_comparison_without_verdict_or_contract_is_made_again(file: FilePath):
+    """Prose is not recorded, and neither is a wrong count of ranks."""
+    pair = [path_of(*STEPS), path_of(STEPS[0])]
+    said: list[list[int] | None] = [None, [0], [0, 1]]
+
+    async def scenario(recording: Recording) -> None:
+        inner = FakeComparisonScorer(lambda texts: said[inner.calls - 1])
+        scorer = record_scores(inner, recording)
+        assert isinstance(scorer, ComparisonScorer)
+        with pytest.raises(ScorerError, match="no verdict"):
+            await scorer.compare(pair, Ledger(Budget()))
+        assert [list(await scorer.compare(pair, Ledger(Budget()))) for _ in range(3)] == [[0], [0, 1], [0, 1]]
+        assert inner.calls == 3
+
+    in_session(file, scenario)
+
+
+@pytest.mark.parametrize("method", [Knockout(), RoundRobin(), Listwise()], ids=lambda method: method.name)
+def test_a_run_of_comparisons_repeated_has_the_same_usage(method: Method, file: FilePath):
+    """Candidates, choice and account are those of the first run, and the judge is asked nothing."""
+
+    async def run(recording: Recording | None) -> Result:
+        judge = FakeComparisonScorer(lambda texts: [int("1" not in t) for t in texts])
+        scorer = judge if recording is None else record_scores(judge, recording)
+        return await method.run(PROMPT, coin_model(), scorer, Budget(generations=6), seed=1)
+
+    plain = asyncio.run(run(None))
+    in_session(file, run)
+    again = in_session(file, run, offline=True)
+    assert timeless(again) == timeless(plain)
+    assert again.usage.replayed_scorer_calls == again.usage.scorer_calls > 0

@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 from itscale.budget import Budget, Ledger
 from itscale.models.base import Model
 from itscale.randomness import Randomness
-from itscale.scorers.base import OutcomeScorer, ProcessScorer, Scorer
+from itscale.scorers.base import ComparisonScorer, OutcomeScorer, ProcessScorer, Scorer
 from itscale.types import Path, Prompt, Sampling, Until
 
 __all__ = ["SharedOutcomeScores", "SharedProcessScores", "SharedSamples", "share_scores"]
@@ -137,7 +137,7 @@ class SharedProcessScores(ProcessScorer):
     """A process scorer for the runs of one sweep: a path is judged once, while it lives."""
 
     def __init__(self, scorer: ProcessScorer) -> None:
-        self.name = scorer.name
+        self.name, self.calls_each = scorer.name, scorer.calls_each
         self._scorer = scorer
         self._judged: _Memory[Path, Sequence[float]] = _Memory(WeakKeyDictionary())
 
@@ -152,7 +152,7 @@ class SharedOutcomeScores(OutcomeScorer):
     """An outcome scorer for the runs of one sweep: a path is judged once, while it lives."""
 
     def __init__(self, scorer: OutcomeScorer) -> None:
-        self.name = scorer.name
+        self.name, self.calls_each = scorer.name, scorer.calls_each
         self._scorer = scorer
         self._judged: _Memory[Path, float] = _Memory(WeakKeyDictionary())
 
@@ -164,5 +164,7 @@ class SharedOutcomeScores(OutcomeScorer):
 
 
 def share_scores(scorer: Scorer) -> Scorer:
-    """The scorer, sharing its judgements among the runs of a sweep."""
+    """The scorer, sharing its judgements among the runs of a sweep; comparisons are not shared."""
+    if isinstance(scorer, ComparisonScorer):
+        return scorer
     return SharedProcessScores(scorer) if isinstance(scorer, ProcessScorer) else SharedOutcomeScores(scorer)

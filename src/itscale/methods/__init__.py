@@ -11,11 +11,14 @@ from itscale.methods.confidence_vote import ConfidenceVote
 from itscale.methods.dvts import DVTS
 from itscale.methods.entropic_particle_filter import EntropicParticleFilter
 from itscale.methods.greedy import Greedy
+from itscale.methods.knockout import Knockout
+from itscale.methods.listwise import Listwise
 from itscale.methods.lookahead import Lookahead
 from itscale.methods.majority import Majority
 from itscale.methods.particle_filter import ParticleFilter
 from itscale.methods.particle_gibbs import ParticleGibbs
 from itscale.methods.rebase import Rebase
+from itscale.methods.round_robin import RoundRobin
 from itscale.methods.sample import Sample
 from itscale.methods.short_m_at_k import ShortMAtK
 
@@ -30,6 +33,8 @@ __all__ = [
     "ConfidenceVote",
     "EntropicParticleFilter",
     "Greedy",
+    "Knockout",
+    "Listwise",
     "Lookahead",
     "Majority",
     "Method",
@@ -38,6 +43,7 @@ __all__ = [
     "ParticleGibbs",
     "Rebase",
     "Result",
+    "RoundRobin",
     "Sample",
     "ShortMAtK",
     "WeightedBestOfN",

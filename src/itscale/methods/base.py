@@ -15,7 +15,7 @@ from itscale.methods.session import Session
 from itscale.models.base import Capability, Model
 from itscale.randomness import Randomness, Seeded
 from itscale.scorers.answers import AUTO, AnswerKind
-from itscale.scorers.base import OutcomeScorer, ProcessScorer, Scorer
+from itscale.scorers.base import ComparisonScorer, OutcomeScorer, ProcessScorer, Scorer
 from itscale.types import Candidate, Path, Prompt, Sampling, StopReason
 
 __all__ = ["Method", "Outcome", "Result", "best", "candidate"]
@@ -80,7 +80,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    scorer_kind: ClassVar[Literal["none", "any", "process"]]
+    scorer_kind: ClassVar[Literal["none", "any", "process", "comparison"]]
     needs: ClassVar[frozenset[Capability]] = frozenset()
     scales: ClassVar[bool] = True
     """Whether N (the budget's generations) changes what is done; a sweep runs one cell if not."""
@@ -177,7 +177,17 @@ class Method(ABC):
                 "pass one, or use best-of-n with an outcome scorer, or majority with none"
             )
         if self.scorer_kind == "any" and not isinstance(scorer, ProcessScorer | OutcomeScorer):
+            if isinstance(scorer, ComparisonScorer):
+                raise OptionError(
+                    f"{self.name} needs a scorer that judges one answer at a time, and {scorer.name!r} "
+                    "compares answers; use knockout, round-robin or listwise with it"
+                )
             raise OptionError(f"{self.name} needs a scorer; pass one, or use majority, which votes")
+        if self.scorer_kind == "comparison" and not isinstance(scorer, ComparisonScorer):
+            raise OptionError(
+                f"{self.name} needs a scorer that compares answers; pass judge:MODEL#mode=compare, "
+                "or use best-of-n with a scorer that judges one at a time"
+            )
 
 
 def candidate(path: Path, **fields: Any) -> Candidate:

@@ -19,11 +19,18 @@ from typing import Any, TypeVar
 
 from itscale.budget import Ledger, OutOfBudget
 from itscale.errors import AllFailedError, ModelError, OptionError, ScorerError
-from itscale.events import Event, Failed, Proposed, Pruned, Resampled, Scored, Trace
+from itscale.events import Compared, Event, Failed, Proposed, Pruned, Resampled, Scored, Trace
 from itscale.methods.arrivals import Arrivals
 from itscale.models.base import Model
 from itscale.randomness import Randomness
-from itscale.scorers.base import Scorer, checked_scores
+from itscale.scorers.base import (
+    ComparisonScorer,
+    OutcomeScorer,
+    ProcessScorer,
+    Scorer,
+    checked_ranks,
+    checked_scores,
+)
 from itscale.types import Path, Prompt, Sampling, StopReason, Until
 
 __all__ = ["DEFAULT_GENERATIONS", "Judged", "Session"]
@@ -149,6 +156,11 @@ class Session:
         judged = dict(zip(unique, await _together(map(self._judge, unique)), strict=True))
         return [judged[path] for path in paths]
 
+    async def compare(self, orders: Sequence[Sequence[Path]]) -> list[tuple[int, ...] | None]:
+        """For each list of paths, shown in that order, their ranks (0 best, equal ones ties); None if
+        the judge came to no verdict or a limit bound. What is left of a limit goes to the first lists."""
+        return await _together(map(self._compared, orders))
+
     async def _extend(
         self,
         paths: Sequence[Path],
@@ -263,25 +275,45 @@ class Session:
             self._emit(Proposed(ids[1], ids[0], node.step.text, node.step.n_tokens, node.step.end))
 
     async def _judge(self, path: Path) -> tuple[float, ...] | None:
-        if self._scorer is None:
+        scorer = self._scorer
+        if not isinstance(scorer, ProcessScorer | OutcomeScorer):
             raise OptionError("this method needs a scorer; pass one, or choose a method that votes")
-        try:
-            self.ledger.check()
-            self.ledger.start_scoring()
-            result = await self._in_time(self._score_once(self._scorer, path))
-        except OutOfBudget as limit:
-            self.exhausted = self.exhausted or limit.reason
+
+        async def ask() -> Sequence[float] | float:
+            return await scorer.score(path, self.ledger)
+
+        result = await self._judgement(scorer, path, ask)
+        if result is None:
             return None
-        except (ModelError, ScorerError) as error:
-            self.ledger.failed_calls += 1
-            self._emit(Failed(self.path_id(path), str(error)))
-            return None
-        scores = checked_scores(self._scorer, path, result)
+        scores = checked_scores(scorer, path, result)
         self._emit(Scored(self.path_id(path), scores))
         return scores
 
-    async def _score_once(self, scorer: Scorer, path: Path) -> Sequence[float] | float:
-        return await scorer.score(path, self.ledger)
+    async def _compared(self, paths: Sequence[Path]) -> tuple[int, ...] | None:
+        scorer = self._scorer
+        if not isinstance(scorer, ComparisonScorer):
+            raise OptionError(
+                "this method needs a scorer that compares answers; pass judge:MODEL#mode=compare"
+            )
+        result = await self._judgement(scorer, paths[0], lambda: scorer.compare(paths, self.ledger))
+        if result is None:
+            return None
+        ranks = checked_ranks(scorer, len(paths), result)
+        self._emit(Compared(tuple(map(self.path_id, paths)), ranks))
+        return ranks
+
+    async def _judgement(self, scorer: Scorer, path: Path, ask: Callable[[], Awaitable[T]]) -> T | None:
+        """What a scorer answers; None if the call failed or a limit bound."""
+        try:
+            self.ledger.check()
+            self.ledger.start_scoring(scorer.calls_each)
+            return await self._in_time(ask())
+        except OutOfBudget as limit:
+            self.exhausted = self.exhausted or limit.reason
+        except (ModelError, ScorerError) as error:
+            self.ledger.failed_calls += 1
+            self._emit(Failed(self.path_id(path), str(error)))
+        return None
 
     async def _in_time(self, call: Awaitable[T]) -> T:
         """Await `call`, cancelling it when the run's seconds are over."""

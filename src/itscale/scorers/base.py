@@ -1,4 +1,5 @@
-"""The scorer seam: process scorers judge every step of a prefix, outcome scorers a finished path."""
+"""The scorer seam: process scorers judge every step of a prefix, outcome scorers a finished path,
+comparison scorers several paths against each other."""
 
 from __future__ import annotations
 
@@ -11,7 +12,16 @@ from itscale.budget import Ledger
 from itscale.errors import ScorerError
 from itscale.types import Path
 
-__all__ = ["AGGREGATIONS", "Aggregation", "OutcomeScorer", "ProcessScorer", "Scorer", "checked_scores"]
+__all__ = [
+    "AGGREGATIONS",
+    "Aggregation",
+    "ComparisonScorer",
+    "OutcomeScorer",
+    "ProcessScorer",
+    "Scorer",
+    "checked_ranks",
+    "checked_scores",
+]
 
 Aggregation = Literal["last", "min", "mean", "product"]
 
@@ -24,15 +34,24 @@ AGGREGATIONS: dict[Aggregation, Callable[[Sequence[float]], float]] = {
 """Step scores to one number."""
 
 
-class ProcessScorer(ABC):
-    """Gives one score in the open interval (0, 1) for each step of a path, finished or not."""
+class _Named(ABC):
+    """What every kind of scorer has."""
 
     name: str
+    calls_each: int = 1
+    """Scorer calls that one judgement counts as: more for a judge that is asked several times."""
 
     @property
     def identity(self) -> str:
         """What tells this scorer from every other, as `Model.identity` does; the name by default."""
         return self.name
+
+    async def close(self) -> None:  # noqa: B027  most scorers have nothing to release
+        """Release what the scorer holds."""
+
+
+class ProcessScorer(_Named):
+    """Gives one score in the open interval (0, 1) for each step of a path, finished or not."""
 
     @abstractmethod
     async def score(self, path: Path, ledger: Ledger) -> Sequence[float]:
@@ -42,19 +61,9 @@ class ProcessScorer(ABC):
             ScorerError: the call failed for good.
         """
 
-    async def close(self) -> None:  # noqa: B027  most scorers have nothing to release
-        """Release what the scorer holds."""
 
-
-class OutcomeScorer(ABC):
+class OutcomeScorer(_Named):
     """Gives one number for a finished path; larger is better, any scale."""
-
-    name: str
-
-    @property
-    def identity(self) -> str:
-        """What tells this scorer from every other, as `Model.identity` does; the name by default."""
-        return self.name
 
     @abstractmethod
     async def score(self, path: Path, ledger: Ledger) -> float:
@@ -64,14 +73,29 @@ class OutcomeScorer(ABC):
             ScorerError: the call failed for good.
         """
 
-    async def close(self) -> None:  # noqa: B027  most scorers have nothing to release
-        """Release what the scorer holds."""
+
+class ComparisonScorer(_Named):
+    """Ranks answers to one prompt that it sees side by side.
+
+    It sees them in the order given and does nothing against a liking for a place: whoever asks does,
+    by asking in other orders too (`methods/comparing.py`).
+    """
+
+    @abstractmethod
+    async def compare(self, paths: Sequence[Path], ledger: Ledger) -> Sequence[int]:
+        """A rank for each of two or more paths, in the order given: 0 is best, equal ranks are ties.
+
+        Raises:
+            ScorerError: the call failed for good, or came to no verdict.
+        """
 
 
-Scorer = ProcessScorer | OutcomeScorer
+Scorer = ProcessScorer | OutcomeScorer | ComparisonScorer
 
 
-def checked_scores(scorer: Scorer, path: Path, result: Sequence[float] | float) -> tuple[float, ...]:
+def checked_scores(
+    scorer: ProcessScorer | OutcomeScorer, path: Path, result: Sequence[float] | float
+) -> tuple[float, ...]:
     """What a scorer returned, held against its contract.
 
     Raises:
@@ -95,3 +119,19 @@ def checked_scores(scorer: Scorer, path: Path, result: Sequence[float] | float) 
                 "apply a sigmoid, or make it an OutcomeScorer"
             )
     return scores
+
+
+def checked_ranks(scorer: ComparisonScorer, count: int, result: Sequence[int]) -> tuple[int, ...]:
+    """The ranks a scorer gave `count` paths, held against its contract.
+
+    Raises:
+        ScorerError: a wrong count, or something that is no whole number of at least 0.
+    """
+    ranks = tuple(result)
+    if len(ranks) != count:
+        raise ScorerError(
+            f"scorer {scorer.name!r} gave {len(ranks)} ranks for {count} answers; return one for each"
+        )
+    if not all(type(rank) is int and rank >= 0 for rank in ranks):
+        raise ScorerError(f"scorer {scorer.name!r} returned the ranks {ranks}; return whole numbers from 0")
+    return ranks
