@@ -285,7 +285,8 @@ def test_bench_ends_with_table_plot_and_paths(tmp_path: Path):
     assert "runs to do" in done.stderr
     assert "runs to do" not in done.stdout
     assert {file.name for file in (tmp_path / "run").iterdir()} == {
-        ".lock", "manifest.json", "results.jsonl", "table.md", "accuracy.png", "accuracy.svg",
+        ".lock", "manifest.json", "results.jsonl", "results.parquet", "problems.jsonl", "traces.jsonl",
+        "table.md", "accuracy.png", "accuracy.svg",
     }  # fmt: skip
 
 

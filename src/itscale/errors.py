@@ -9,6 +9,7 @@ ItscaleError
 |- ScorerError      (RuntimeError)  a scorer that broke its contract (count, NaN, range)
 |- RecordingError   (RuntimeError)  a recording that cannot be read or written
 |  `- NotRecordedError              a call the recording lacks, while nothing may be asked live
+|- StoreError       (RuntimeError)  a run folder that cannot be written
 `- AllFailedError   (RuntimeError)  every candidate of a run failed
 """
 
@@ -27,6 +28,7 @@ __all__ = [
     "PromptError",
     "RecordingError",
     "ScorerError",
+    "StoreError",
     "TaskError",
     "did_you_mean",
 ]
@@ -66,6 +68,10 @@ class RecordingError(ItscaleError, RuntimeError):
 
 class NotRecordedError(RecordingError):
     """A call the recording lacks, while nothing may be asked live (`--offline`)."""
+
+
+class StoreError(ItscaleError, RuntimeError):
+    """A run folder that cannot be written: a full disk, or a file taken away."""
 
 
 class AllFailedError(ItscaleError, RuntimeError):

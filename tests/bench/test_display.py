@@ -13,8 +13,8 @@ from rich.console import Console
 from itscale.bench import live
 from itscale.bench.live import LiveSweep
 from itscale.bench.plot import _spread, save_plot
+from itscale.bench.rows import Row
 from itscale.bench.statistics import CellSummary, wilson_interval
-from itscale.bench.store import Row
 from itscale.bench.table import comparison, markdown_table, results_table
 from itscale.budget import Usage
 from tests.bench.worlds import coin_sweep
@@ -94,6 +94,7 @@ def test_markdown_is_a_table():
 
 def row(problem: int, method: str, *, correct: bool) -> Row:
     return Row(
+        task="coins",
         problem=str(problem),
         level=1,
         method=method,
@@ -161,7 +162,7 @@ def progress_of(rows: int, before: int, monkeypatch: pytest.MonkeyPatch) -> list
     monkeypatch.setattr(live, "ENOUGH_TO_GUESS", 2)
     monkeypatch.setattr(live.time, "monotonic", count().__next__)  # every look at the clock is a second later
     sweep, console = coin_sweep(["majority"], budgets=[4], count=10), Console(file=io.StringIO(), width=120)
-    with LiveSweep(sweep, console) as shown:
+    with LiveSweep([sweep], console) as shown:
         shown.resume([row(i, "majority", correct=True) for i in range(before)])
         for i in range(rows):
             shown.add(row(before + i, "majority", correct=True))
@@ -182,7 +183,7 @@ def test_progress_on_a_terminal_shows_accuracy_in_every_cell():
     """A grid of methods and budgets."""
     sweep = coin_sweep(["greedy", "majority"], budgets=[1, 4], count=10)
     console = Console(file=io.StringIO(), width=100)
-    shown = LiveSweep(sweep, console)
+    shown = LiveSweep([sweep], console)
     shown.add(row(0, "majority", correct=True))
     shown.add(row(1, "majority", correct=False))
     console.print(shown)

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 def a_row(problem: str = "coins-1-0-0", error: str | None = None) -> Row:
     return Row(
+        task="coins",
         problem=problem,
         level=1,
         method="beam:width=2,scope=parent",
@@ -144,7 +145,10 @@ def test_an_absent_folder_can_be_resumed(tmp_path: Path):
         assert store.rows == []
 
 
-@pytest.mark.parametrize(("text", "says"), [('{"format": 2}', "format 2, not 1"), ("{", "does not parse")])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [('{"format": 99}', "newer itscale"), ("{}", "not the manifest"), ("{", "does not parse")],
+)
 def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path, text: str, says: str):
     """One of a later itscale, or a broken one."""
     (tmp_path / "manifest.json").write_text(text)

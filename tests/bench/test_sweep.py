@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from itscale.bench.rows import Row
 from itscale.bench.statistics import summarise
-from itscale.bench.store import Row
 from itscale.bench.sweep import Sweep, run_sweep
 from itscale.budget import Ledger
 from itscale.errors import OptionError, TaskError
@@ -96,7 +96,7 @@ def test_a_failed_run_is_a_wrong_row_that_was_paid_for():
     """Every call fails: all problems stay in the denominator with error, tokens and no stop reason."""
     sweep = coin_sweep(["majority"], budgets=[2])
     rows = asyncio.run(rows_of(sweep, coin_model(fail=lambda call: True)))
-    [cell] = summarise(rows, [("majority", 2)], task="coins", level=1, seed=0)
+    [cell] = summarise(rows, sweep.cell_keys)
     assert (cell.problems, cell.failures, cell.accuracy) == (6, 6, 0.0)
     assert all(row.error and row.error.startswith("AllFailedError: ") for row in rows)
     assert {(row.usage.generated_tokens, row.usage.discarded_tokens) for row in rows} == {(2, 2)}

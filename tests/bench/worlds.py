@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from itscale import cli
-from itscale.bench.store import Row
+from itscale.bench import study
+from itscale.bench.rows import Row
 from itscale.bench.sweep import Sweep, run_sweep
 from itscale.budget import Ledger
 from itscale.commands import sources
@@ -108,7 +109,7 @@ def timeless(row: Row) -> dict[str, Any]:
 
 def play_coins(patch: Callable[[Any, str, Any], None], **options: Any) -> None:
     """Make the command line live in this world: `patch` is `setattr`, or one that is undone."""
-    patch(cli, "load_task", lambda name: Coins())
+    patch(study, "load_task", lambda name: Coins())
     for module in (cli, sources):
         patch(module, "load_model", lambda spec: coin_model(**options))
     patch(sources, "load_scorer", lambda spec: None if spec == "none" else CoinScorer())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 from rich import box
@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from itscale.bench.store import Row
+from itscale.bench.rows import CellKey, Context, Row
 from itscale.bench.sweep import Sweep
 
 __all__ = ["LiveSweep"]
@@ -36,13 +36,13 @@ ENOUGH_TO_GUESS = 16
 class LiveSweep:
     """Shows progress on `console` from entering to leaving it; `add` every row."""
 
-    def __init__(self, sweep: Sweep, console: Console) -> None:
-        self._sweep = sweep
+    def __init__(self, sweeps: Sequence[Sweep], console: Console) -> None:
+        self._cells = list(dict.fromkeys(cell for sweep in sweeps for cell in sweep.cell_keys))
         self._console = console
-        self._rows: Counter[tuple[str, int]] = Counter()
-        self._correct: Counter[tuple[str, int]] = Counter()
+        self._rows: Counter[CellKey] = Counter()
+        self._correct: Counter[CellKey] = Counter()
         self._finished = self._finished_before = 0
-        self._total = len(sweep.keys)
+        self._total = sum(len(sweep.keys) for sweep in sweeps)
         self._began = self._last_line = time.monotonic()
         self._progress = Progress(
             BarColumn(bar_width=40),
@@ -89,19 +89,23 @@ class LiveSweep:
 
     def __rich__(self) -> RenderableType:
         grid = Table(box=box.SIMPLE_HEAD, caption="accuracy so far", caption_justify="left")
+        varying = [i for i in range(len(Context._fields)) if len({cell[i] for cell in self._cells}) > 1]
+        for i in varying:
+            grid.add_column(Context._fields[i])
         grid.add_column("method")
-        budgets = sorted({cell.budget for cell in self._sweep.cells})
+        budgets = sorted({cell.budget for cell in self._cells})
         for budget in budgets:
             grid.add_column(f"N = {budget}", justify="right", min_width=7)
-        for label in dict.fromkeys(cell.label for cell in self._sweep.cells):
-            grid.add_row(label, *(self._accuracy(label, budget) for budget in budgets))
+        for cell in dict.fromkeys(cell._replace(budget=0) for cell in self._cells):
+            named = [*(str(cell[i]) for i in varying), cell.method]
+            grid.add_row(*named, *(self._accuracy(cell._replace(budget=n)) for n in budgets))
         return Group(grid, self._progress)
 
-    def _accuracy(self, label: str, budget: int) -> str:
-        n = self._rows[label, budget]
-        return f"{100 * self._correct[label, budget] / n:.0f} %" if n else ""
+    def _accuracy(self, cell: CellKey) -> str:
+        n = self._rows[cell]
+        return f"{100 * self._correct[cell] / n:.0f} %" if n else ""
 
     def _count(self, row: Row) -> None:
         self._finished += 1
-        self._rows[row.method, row.budget] += 1
-        self._correct[row.method, row.budget] += row.correct
+        self._rows[row.cell] += 1
+        self._correct[row.cell] += row.correct

@@ -13,7 +13,7 @@ from typing import Any
 
 from itscale.bench.statistics import CellSummary
 
-__all__ = ["save_plot"]
+__all__ = ["save_plot", "save_plots"]
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX"
@@ -34,8 +34,23 @@ _STYLE: Any = {
 }
 
 
-def save_plot(summaries: Sequence[CellSummary], title: str, folder: Path) -> list[Path] | None:
-    """Write `accuracy.png` and `accuracy.svg`; None if matplotlib is not installed or nothing was run."""
+def save_plots(summaries: Sequence[CellSummary], title: str, folder: Path) -> list[Path] | None:
+    """A picture for each context, `accuracy-2` the second; None without matplotlib or anything to draw."""
+    contexts = list(dict.fromkeys(s.context for s in summaries))
+    files: list[Path] = []
+    for i, context in enumerate(contexts, start=1):
+        own = [s for s in summaries if s.context == context]
+        name = "accuracy" if i == 1 else f"accuracy-{i}"
+        what = title if len(contexts) == 1 else ", ".join(str(part) for part in context if part is not None)
+        saved = save_plot(own, what, folder, name)
+        files += saved or []
+    return files or None
+
+
+def save_plot(
+    summaries: Sequence[CellSummary], title: str, folder: Path, name: str = "accuracy"
+) -> list[Path] | None:
+    """Write NAME.png and NAME.svg; None if matplotlib is not installed or nothing was run."""
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
@@ -51,7 +66,7 @@ def save_plot(summaries: Sequence[CellSummary], title: str, folder: Path) -> lis
         labels = _draw_methods(axes, points) + _draw_ceiling(axes, points)
         figure.draw_without_rendering()
         _label_lines(axes, labels)
-        files = [folder / "accuracy.png", folder / "accuracy.svg"]
+        files = [folder / f"{name}.png", folder / f"{name}.svg"]
         figure.savefig(files[0], dpi=200)
         figure.savefig(files[1], metadata={"Date": None})
     return files

@@ -1,7 +1,7 @@
-"""From rows to figures: accuracy with its interval, costs, paired differences.
+"""From rows to figures: accuracy with its interval, costs, pass@k.
 
-Law: a failed run counts as wrong and stays in the denominator. Does not cover several seeds of one
-problem: those are not independent, and their interval must be clustered by problem.
+Laws: a failed run counts as wrong and stays in the denominator. Several runs on one problem (seeds)
+are not independent: intervals are clustered by problem, so more seeds never pretend to be more problems.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
-from itscale.bench.store import Row
+from itscale.bench.rows import CellKey, Context, Row
 
 __all__ = [
     "CellSummary",
-    "PairedDifference",
+    "cells_of",
+    "clustered_interval",
     "coverage",
-    "paired_difference",
     "pass_at_k",
     "summarise",
     "wilson_interval",
@@ -36,23 +36,54 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """
     if trials == 0:
         return 0.0, 1.0
-    share, z2 = successes / trials, _Z_95**2
+    return _wilson(successes / trials, trials)
+
+
+def clustered_interval(outcomes: Mapping[str, Sequence[bool]]) -> tuple[float, float]:
+    """A 95 % interval of the mean over all runs, given the outcomes of each problem's runs.
+
+    The score interval at the effective number of runs p (1 - p) / v, where v is the variance of the
+    mean that is robust to any dependence within a problem (the linearised variance of a ratio, as in
+    cluster sampling). It lies between the number of problems and that of runs, so one run a problem
+    gives Wilson's interval exactly. The device is that of Korn and Graubard 1998 (Survey Methodology
+    24, 193-201), with Wilson's in place of the exact interval.
+
+    >>> clustered_interval({"a": [True], "b": [False], "c": [True]}) == wilson_interval(2, 3)
+    True
+    >>> low, high = clustered_interval({"a": [True] * 9, "b": [False] * 9, "c": [True] * 9})
+    >>> (low, high) == wilson_interval(2, 3)
+    True
+    """
+    m, n = len(outcomes), sum(map(len, outcomes.values()))
+    if n == 0:
+        return 0.0, 1.0
+    successes = sum(map(sum, outcomes.values()))
+    if m == n:
+        return wilson_interval(successes, n)
+    share = successes / n
+    spread = math.fsum((sum(own) - share * len(own)) ** 2 for own in outcomes.values())
+    variance = spread / n**2 * m / (m - 1) if m > 1 else math.inf
+    effective = share * (1 - share) / variance if variance > 0 else 0.0
+    trials = min(max(effective, m), n)
+    return _wilson(share, trials)
+
+
+def _wilson(share: float, trials: float) -> tuple[float, float]:
+    z2 = _Z_95**2
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = _Z_95 / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
     # The bounds at 0 and 1 are exact; rounding would leave them a hair inside.
-    return (
-        0.0 if successes == 0 else centre - half,
-        1.0 if successes == trials else centre + half,
-    )
+    return 0.0 if share == 0 else centre - half, 1.0 if share == 1 else centre + half
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellSummary:
-    """One cell of a sweep: a method at a budget N on all problems of a task.
+    """One cell of a sweep: a method at a budget N on all problems of a task, in all their runs.
 
-    `accuracy`, `ci_low`, `ci_high` (95 %, Wilson) and `coverage` are shares of `problems`. Tokens,
-    calls and seconds are sums over the problems; each is what the cell would have been charged had
-    it run alone, except `seconds`, which is the wall time of runs that overlapped.
+    `accuracy`, `ci_low`, `ci_high` (95 %, clustered by problem; Wilson with one run a problem) and
+    `coverage` are shares of runs. Tokens, calls and seconds are sums over the runs; each is what the
+    cell would have been charged had it run alone, except `seconds`, which is the wall time of runs
+    that overlapped.
     """
 
     task: str
@@ -69,48 +100,70 @@ class CellSummary:
     scorer_calls: int
     seconds: float
     seed: int
-    level: int
+    """The first, where there are several."""
+    level: int | None
     discarded_tokens: int
     scorer_tokens: int
     failures: int
     """Runs that ended in an error; counted as wrong."""
     coverage: float
-    """Share of problems where any candidate is right (pass@N for methods that only sample)."""
+    """Share of runs where any candidate is right (pass@N for methods that only sample)."""
+    model: str = ""
+    scorer: str = ""
+    dollars: float = 0.0
+    runs: int = 0
+    """Rows: problems times seeds."""
+    ess: float | None = None
+    """Mean effective sample size of the final weights, where the method has weights."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values in the order of the fields."""
         return asdict(self)
 
     def per_problem(self, total: float) -> float:
-        """A sum of this cell as a mean over its problems."""
-        return total / self.problems if self.problems else 0.0
+        """A sum of this cell as a mean over its runs."""
+        return total / (self.runs or self.problems) if self.problems else 0.0
+
+    @property
+    def context(self) -> Context:
+        """What it shares with the cells it can be compared with."""
+        return Context(self.task, self.level, self.model, self.scorer)
+
+    @property
+    def cell(self) -> CellKey:
+        """Which cell this is."""
+        return CellKey(*self.context, self.method, self.budget)
 
 
-def summarise(
-    rows: Iterable[Row], cells: Sequence[tuple[str, int]], *, task: str, level: int, seed: int
-) -> list[CellSummary]:
-    """One summary for each `(method label, budget)` of `cells`, in that order; other rows are left out."""
-    by_cell: dict[tuple[str, int], list[Row]] = {cell: [] for cell in cells}
+def cells_of(rows: Iterable[Row]) -> list[CellKey]:
+    """The cells that rows belong to: contexts and methods as they first appear, budgets ascending."""
+    groups: dict[tuple[Context, str], set[int]] = {}
     for row in rows:
-        if (row.method, row.budget) in by_cell:
-            by_cell[row.method, row.budget].append(row)
-    return [
-        _summary(own, task=task, method=method, budget=budget, level=level, seed=seed)
-        for (method, budget), own in by_cell.items()
-    ]
+        groups.setdefault((row.context, row.method), set()).add(row.budget)
+    return [CellKey(*c, method, n) for (c, method), budgets in groups.items() for n in sorted(budgets)]
 
 
-def _summary(
-    rows: Sequence[Row], *, task: str, method: str, budget: int, level: int, seed: int
-) -> CellSummary:
-    n, correct = len(rows), sum(row.correct for row in rows)
-    low, high = wilson_interval(correct, n)
+def summarise(rows: Iterable[Row], cells: Sequence[CellKey]) -> list[CellSummary]:
+    """One summary for each of `cells`, in that order; rows of other cells are left out."""
+    by_cell: dict[CellKey, list[Row]] = {cell: [] for cell in cells}
+    for row in rows:
+        if row.cell in by_cell:
+            by_cell[row.cell].append(row)
+    return [_summary(own, cell) for cell, own in by_cell.items()]
+
+
+def _summary(rows: Sequence[Row], cell: CellKey) -> CellSummary:
+    outcomes: dict[str, list[bool]] = {}
+    for row in rows:
+        outcomes.setdefault(row.problem, []).append(row.correct)
+    n = len(rows)
+    low, high = clustered_interval(outcomes)
+    sizes = [row.ess for row in rows if row.ess is not None]
     return CellSummary(
-        task=task,
-        method=method,
-        budget=budget,
-        problems=n,
-        accuracy=correct / n if n else 0.0,
+        **cell._asdict(),
+        problems=len(outcomes),
+        runs=n,
+        accuracy=sum(row.correct for row in rows) / n if n else 0.0,
         ci_low=low,
         ci_high=high,
         generated_tokens=sum(row.usage.generated_tokens for row in rows),
@@ -119,46 +172,13 @@ def _summary(
         model_calls=sum(row.usage.model_calls for row in rows),
         scorer_calls=sum(row.usage.scorer_calls for row in rows),
         seconds=math.fsum(row.usage.seconds for row in rows),
-        seed=seed,
-        level=level,
+        dollars=math.fsum(row.usage.dollars for row in rows),
+        seed=min((row.seed for row in rows), default=0),
         discarded_tokens=sum(row.usage.discarded_tokens for row in rows),
         scorer_tokens=sum(row.usage.scorer_tokens for row in rows),
         failures=sum(row.error is not None for row in rows),
         coverage=sum(row.any_correct for row in rows) / n if n else 0.0,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class PairedDifference:
-    """Two cells on the same problems."""
-
-    problems: int
-    difference: float
-    """Accuracy of the first less that of the second, -1 to 1."""
-    only_first: int
-    """Problems only the first got right."""
-    only_second: int
-    p_value: float
-    """Exact McNemar test, two-sided: both are equally likely to win a problem they differ on."""
-
-
-def paired_difference(first: Mapping[str, bool], second: Mapping[str, bool]) -> PairedDifference:
-    """Compare two cells, given as problem id to correct, on the problems both have.
-
-    >>> paired_difference({"a": True, "b": True, "c": True}, {"a": False, "b": True, "c": False})
-    PairedDifference(problems=3, difference=0.6666666666666666, only_first=2, only_second=0, p_value=0.5)
-    """
-    common = first.keys() & second.keys()
-    only_first = sum(first[i] and not second[i] for i in common)
-    only_second = sum(second[i] and not first[i] for i in common)
-    disputed = only_first + only_second
-    tail = sum(math.comb(disputed, k) for k in range(min(only_first, only_second) + 1))
-    return PairedDifference(
-        problems=len(common),
-        difference=(only_first - only_second) / len(common) if common else 0.0,
-        only_first=only_first,
-        only_second=only_second,
-        p_value=min(1.0, 2 * tail / 2**disputed),
+        ess=math.fsum(sizes) / len(sizes) if sizes else None,
     )
 
 

@@ -1,11 +1,15 @@
 """One folder per run: what was asked, and one row for each problem and cell, safe from the first on.
 
-    manifest.json    version, what is swept, every start of it with its command and machine
-    results.jsonl    one row a line, appended and flushed as a run ends
-    table.md, accuracy.png, accuracy.svg    made from the rows when a sweep ends or is stopped
+    manifest.json     format, version, what is swept, every start of it with its command and machine
+    results.jsonl     one row a line, appended as a run ends: the truth all else is made from
+    problems.jsonl    question and reference of every problem
+    traces.jsonl      what happened in each run, a line a run, until the size limit is reached
+    calls.sqlite      the recorded calls, where they are kept (`--keep-calls`)
+    results.parquet   the rows again, for DuckDB and data frames; made when a sweep ends or is stopped
+    report.html, table.md, accuracy.png, accuracy.svg    made from the rows, then too
 
-Law: a killed process loses nothing but its runs in flight. A last line without its newline was torn
-by a kill and is dropped; anything else that does not parse is an error, never skipped.
+Law: a killed process loses nothing but its runs in flight, see `log.py`. One process at a time: the
+folder is locked by the system, which lets go however the process ends.
 """
 
 from __future__ import annotations
@@ -14,72 +18,79 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from itscale.budget import Usage
+from itscale.bench.log import AppendLog, full_disk, read_log
+from itscale.bench.parquet import write_parquet
+from itscale.bench.rows import SCHEMA_VERSION, Row, RowKey
 from itscale.errors import OptionError
+from itscale.types import Problem
 from itscale.version import __version__
 
-__all__ = ["Row", "RowKey", "RunFolder"]
+__all__ = ["DEFAULT_TRACE_MB", "Row", "RowKey", "Run", "RunFolder", "read_run"]
 
-FORMAT = 1
-RowKey = tuple[str, str, int, int]
-"""Problem id, method label, budget, seed."""
+DEFAULT_TRACE_MB = 64.0
+"""Megabytes of traces after which no more are kept."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """How one run of one method on one problem went."""
+@dataclass(frozen=True)
+class Run:
+    """A run's folder as it stood when it was read."""
 
-    problem: str
-    level: int | None
-    method: str
-    """The method's label: its name and every option that is not the default."""
-    budget: int
-    """N: generations the run could start."""
-    seed: int
-    """The sweep's; the run's own is derived from it and the problem's id."""
-    correct: bool
-    any_correct: bool
-    """Whether any candidate is right, chosen or not."""
-    answer: str | None
-    stop_reason: str | None
-    """None where the run ended in an error."""
-    error: str | None
-    usage: Usage
+    path: Path
+    manifest: Mapping[str, Any]
+    rows: Sequence[Row]
+    problems: Mapping[str, Mapping[str, Any]]
+    """By id: task, level, question, reference."""
 
-    @property
-    def key(self) -> RowKey:
-        """What makes two rows the same run."""
-        return self.problem, self.method, self.budget, self.seed
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; usage fields stand beside the others."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "usage"}
-        return own | self.usage.to_json()
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Row:
-        """The row `to_json` was made of.
+    def traces(self, wanted: Iterable[RowKey]) -> dict[RowKey, dict[str, Any]]:
+        """The kept traces of these runs, by key.
 
         Raises:
-            KeyError: a field is missing.
+            OptionError: a line of the traces does not parse.
         """
-        usage = Usage(**{f.name: values[f.name] for f in fields(Usage)})
-        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name != "usage"}, usage=usage)
+        keys, found = set(wanted), dict[RowKey, dict[str, Any]]()
+        for number, line in read_log(self.path / "traces.jsonl", "a trace"):
+            try:
+                key = RowKey(**line["run"])
+            except (KeyError, TypeError) as error:
+                raise _not_a("trace", self.path / "traces.jsonl", number, error) from error
+            if key in keys:
+                found[key] = line
+        return found
+
+
+def read_run(path: Path) -> Run:
+    """Read a folder, also while another process writes to it.
+
+    Raises:
+        OptionError: it holds no run, one of a newer version, or a line that does not parse.
+    """
+    file = path / "manifest.json"
+    if not file.exists():
+        raise OptionError(f"{path} holds no run (no manifest.json); give the --out folder of itscale bench")
+    manifest = _checked(_read_json(file), file)
+    problems = {line["id"]: line for _, line in read_log(path / "problems.jsonl", "a problem")}
+    return Run(path, manifest, _read_rows(path, manifest), problems)
 
 
 class RunFolder:
     """A run's folder, open for one process. A context manager: leaving it releases the folder."""
 
     def __init__(
-        self, path: Path, swept: Mapping[str, Any], extent: Mapping[str, Any], *, resume: bool = False
+        self,
+        path: Path,
+        swept: Mapping[str, Any],
+        extent: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        trace_mb: float = 0.0,
     ) -> None:
         """Make or reopen the folder.
 
@@ -88,36 +99,70 @@ class RunFolder:
             swept: what rows must share to stand in one folder (task, seed, model ...).
             extent: what may grow from one start to the next (methods, budgets, problems ...).
             resume: continue what is there; an absent or empty folder is begun.
+            trace_mb: megabytes of traces to keep; 0 keeps none.
 
         Raises:
-            OptionError: the folder is of another or an unresumed run, in use, or not a run's at all.
+            OptionError: the folder is of another, a newer or an unresumed run, in use, or not a run's.
+            StoreError: the folder cannot be written.
         """
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
+        self.trace_bytes = int(trace_mb * 1e6)
         self._lock = _locked(path)
-        self._results: IO[str] | None = None
+        self._results: AppendLog | None = None
+        self._traces: AppendLog | None = None
         try:
             manifest = self._manifest(dict(swept), resume)
             manifest["starts"].append(_start(extent))
-            self.rows: list[Row] = self._read_rows()
+            self.rows: list[Row] = _read_rows(path, manifest)
             _write_json(path / "manifest.json", manifest)
-            self._results = (path / "results.jsonl").open("a", encoding="utf-8")
+            self._results = AppendLog(path / "results.jsonl")
         except BaseException:
             self.close()
             raise
 
-    def append(self, row: Row) -> None:
-        """Keep a row: on disk, as far as a killed process is concerned, when this returns."""
+    def append(self, row: Row, trace: Mapping[str, Any] | None = None) -> None:
+        """Keep a row, and before it its trace: on disk, as far as a killed process is concerned,
+        when this returns. A trace that would pass the limit is not kept.
+
+        Raises:
+            StoreError: the row could not be written whole; nothing of it was.
+        """
         assert self._results is not None
-        self._results.write(json.dumps(row.to_json(), ensure_ascii=False) + "\n")
-        self._results.flush()
+        if trace is not None and self.trace_bytes:
+            if self._traces is None:
+                self._traces = AppendLog(self.path / "traces.jsonl")
+            if self._traces.size < self.trace_bytes:
+                self._traces.append({"run": row.key._asdict(), **trace})
+        self._results.append(row.to_json())
         self.rows.append(row)
+
+    def keep_problems(self, task: str, problems: Iterable[Problem]) -> None:
+        """Write down questions and references of problems that are not yet there."""
+        file = self.path / "problems.jsonl"
+        known = {line["id"] for _, line in read_log(file, "a problem")}
+        with AppendLog(file) as log:
+            for problem in problems:
+                if problem.id not in known:
+                    what = {"task": task, "level": problem.level, "question": problem.prompt.question}
+                    log.append({"id": problem.id, **what, "reference": problem.reference})
+
+    def export(self) -> Path | None:
+        """Write `results.parquet`; None if pyarrow is not installed.
+
+        Raises:
+            StoreError: the file cannot be written; the rows are safe.
+        """
+        return write_parquet(self.rows, self.path / "results.parquet")
 
     def close(self) -> None:
         """Release the folder for other processes."""
-        if self._results is not None:
-            self._results.close()
-        self._lock.close()
+        try:
+            for log in (self._results, self._traces):
+                if log is not None:
+                    log.close()
+        finally:
+            self._lock.close()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -132,22 +177,19 @@ class RunFolder:
         file = self.path / "manifest.json"
         swept = {"version": __version__, **swept}
         if not file.exists():
-            others = [entry.name for entry in self.path.iterdir() if entry.name != ".lock"]
+            others = [
+                entry.name for entry in self.path.iterdir() if entry.name not in (".lock", "manifest.tmp")
+            ]
             if others:
                 raise OptionError(
                     f"{self.path} holds {others[0]!r} and no run of ours; choose an empty folder with --out"
                 )
-            return {"format": FORMAT, "created_at": _now(), "swept": swept, "starts": []}
+            return {"format": SCHEMA_VERSION, "created_at": _now(), "swept": swept, "starts": []}
         if not resume:
             raise OptionError(
                 f"{self.path} already holds a run; add --resume to continue it, or choose another --out"
             )
-        manifest = _read_json(file)
-        if manifest.get("format") != FORMAT:
-            raise OptionError(
-                f"{file} is of format {manifest.get('format')}, not {FORMAT}; "
-                "resume it with the itscale that wrote it"
-            )
+        manifest = _checked(_read_json(file), file)
         before = manifest["swept"]
         differing = [key for key in swept | before if swept.get(key) != before.get(key)]
         if differing:
@@ -156,26 +198,37 @@ class RunFolder:
                 f"{self.path} holds a run with {key} {before.get(key)}, not {swept.get(key)}; "
                 "resume it with the same, or choose another --out"
             )
-        return manifest
+        return manifest | {"format": SCHEMA_VERSION}
 
-    def _read_rows(self) -> list[Row]:
-        """All whole rows; a torn last line is cut off the file."""
-        file = self.path / "results.jsonl"
-        if not file.exists():
-            return []
-        data = file.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            os.truncate(file, len(whole))
-        rows = []
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                rows.append(Row.from_json(json.loads(line)))
-            except (ValueError, KeyError, TypeError) as error:
-                raise OptionError(
-                    f"{file} line {number} is not a result row ({error!r}); remove the line to run it again"
-                ) from error
-        return rows
+
+def _read_rows(folder: Path, manifest: Mapping[str, Any]) -> list[Row]:
+    """All whole rows; those of schema 1 take from the manifest what they left to it."""
+    file = folder / "results.jsonl"
+    shared = {name: manifest["swept"].get(name) or "" for name in ("task", "model", "scorer")}
+    rows = []
+    for number, line in read_log(file, "a result row"):
+        try:
+            rows.append(Row.from_json(line if "task" in line else shared | line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise _not_a("result row", file, number, error) from error
+    return rows
+
+
+def _not_a(what: str, file: Path, number: int, error: Exception) -> OptionError:
+    return OptionError(f"{file} line {number} is not a {what} ({error!r}); remove the line to run it again")
+
+
+def _checked(manifest: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The manifest, if this version can read what it describes."""
+    written = manifest.get("format")
+    if isinstance(written, int) and written > SCHEMA_VERSION:
+        raise OptionError(
+            f"{file} was written by a newer itscale (format {written}, not {SCHEMA_VERSION} or earlier); "
+            "upgrade itscale to read it"
+        )
+    if not (isinstance(written, int) and isinstance(manifest.get("swept"), dict) and "starts" in manifest):
+        raise OptionError(f"{file} is not the manifest of a run; choose another folder with --out")
+    return manifest
 
 
 def _start(extent: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,7 +242,7 @@ def _machine() -> dict[str, Any]:
         "processor": platform.machine(),
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
-        "packages": _versions(("numpy", "torch", "transformers")),
+        "packages": _versions(("numpy", "torch", "transformers", "scipy", "pyarrow")),
     }
 
 
@@ -218,8 +271,11 @@ def _read_json(file: Path) -> dict[str, Any]:
 def _write_json(file: Path, value: Mapping[str, Any]) -> None:
     """Replace a file in one move: a kill leaves the old one or the new one, whole."""
     beside = file.with_suffix(".tmp")
-    beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.replace(file)
+    try:
+        beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.replace(file)
+    except OSError as error:
+        raise full_disk(file, error) from error
 
 
 def _locked(folder: Path) -> IO[str]:

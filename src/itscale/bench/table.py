@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from rich import box
 from rich.table import Table
 
-from itscale.bench.statistics import CellSummary, paired_difference
-from itscale.bench.store import Row
+from itscale.bench.paired import compare
+from itscale.bench.rows import Context, Row
+from itscale.bench.statistics import CellSummary
 
 __all__ = ["comparison", "markdown_table", "results_table"]
 
@@ -23,37 +24,43 @@ def results_table(summaries: Sequence[CellSummary], title: str) -> Table:
     table = Table(
         title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", caption_justify="left"
     )
-    table.add_column("method", overflow="fold")
-    for header in _headers(summaries)[1:]:
+    varying = _varying(summaries)
+    for name in (*varying, "method"):
+        table.add_column(name, overflow="fold")
+    for header in _headers(summaries)[len(varying) + 1 :]:
         table.add_column(
             header.replace(" calls", "\ncalls"), justify="right", vertical="middle", no_wrap=True
         )
     table.caption = "tokens, calls and seconds per problem; seconds overlap with other runs"
-    best = max((s.accuracy for s in summaries if s.problems), default=None)
+    best: dict[Context, float] = {}
+    for summary in summaries:
+        if summary.problems:
+            best[summary.context] = max(best.get(summary.context, 0.0), summary.accuracy)
     previous = None
     for summary in summaries:
-        if previous is not None and summary.method != previous:
+        block = (summary.context, summary.method)
+        if previous is not None and block != previous:
             table.add_section()
-        cells = _cells(summary, with_failures="failed" in _headers(summaries))
-        if summary.method == previous:
-            cells[0] = ""
-        if summary.problems and summary.accuracy == best:
-            cells[2] = f"[bold green]{cells[2]}[/]"
+        cells = _cells(summary, varying, with_failures="failed" in _headers(summaries))
+        if block == previous:
+            cells[: len(varying) + 1] = [""] * (len(varying) + 1)
+        if summary.problems and summary.accuracy == best[summary.context]:
+            cells[len(varying) + 2] = f"[bold green]{cells[len(varying) + 2]}[/]"
         table.add_row(*cells)
-        previous = summary.method
+        previous = block
     return table
 
 
 def markdown_table(summaries: Sequence[CellSummary], title: str) -> str:
     """The same table as Markdown, ending in a newline."""
-    headers = _headers(summaries)
+    headers, varying = _headers(summaries), _varying(summaries)
     lines = [
         f"**{title}**",
         "",
         "| " + " | ".join(headers) + " |",
-        "|:---|" + "---:|" * (len(headers) - 1),
+        "|" + ":---|" * (len(varying) + 1) + "---:|" * (len(headers) - len(varying) - 1),
         *(
-            "| " + " | ".join(_cells(summary, with_failures="failed" in headers)) + " |"
+            "| " + " | ".join(_cells(summary, varying, with_failures="failed" in headers)) + " |"
             for summary in summaries
         ),
         "",
@@ -64,38 +71,48 @@ def markdown_table(summaries: Sequence[CellSummary], title: str) -> str:
 
 def comparison(summaries: Sequence[CellSummary], rows: Iterable[Row]) -> str | None:
     """How the best method at the largest N does against plain voting there, on the same problems."""
-    largest = max((s.budget for s in summaries if s.method == BASELINE and s.problems), default=None)
-    others = [s for s in summaries if s.budget == largest and s.method != BASELINE and s.problems]
-    if largest is None or not others:
+    votes = [s for s in summaries if s.method == BASELINE and s.problems]
+    if not votes:
         return None
-    best = max(others, key=lambda s: s.accuracy).method
-    correct: dict[str, dict[str, bool]] = {best: {}, BASELINE: {}}
-    for row in rows:
-        if row.budget == largest and row.method in correct:
-            correct[row.method][row.problem] = row.correct
-    paired = paired_difference(correct[best], correct[BASELINE])
-    if not paired.problems:
+    vote = max((s for s in votes if s.context == votes[0].context), key=lambda s: s.budget)
+    others = [
+        s for s in summaries
+        if (s.context, s.budget) == (vote.context, vote.budget) and s.method != BASELINE and s.problems
+    ]  # fmt: skip
+    if not others:
         return None
+    best = max(others, key=lambda s: s.accuracy)
+    found = compare(rows, [(best.cell, vote.cell)])
+    if not found:
+        return None
+    paired = found[0].paired
     p_value = "p < 0.001" if paired.p_value < 0.001 else f"p = {paired.p_value:.2g}"
+    test = "exact McNemar" if vote.runs <= vote.problems else "sign flips by problem,"
     return (
-        f"{best} {paired.difference * 100:+.1f} points against {BASELINE} at N = {largest} on the same "
-        f"{paired.problems} problems: {paired.only_first} only it solved, {paired.only_second} only "
-        f"{BASELINE} did (exact McNemar {p_value})"
+        f"{best.method} {paired.difference * 100:+.1f} points against {BASELINE} at N = {vote.budget} on the "
+        f"same {paired.problems} problems: {paired.only_first} only it solved, {paired.only_second} only "
+        f"{BASELINE} did ({test} {p_value})"
     )
+
+
+def _varying(summaries: Sequence[CellSummary]) -> list[str]:
+    """The parts of the context in which cells differ."""
+    return [name for name in Context._fields if len({getattr(s.context, name) for s in summaries}) > 1]
 
 
 def _headers(summaries: Sequence[CellSummary]) -> tuple[str, ...]:
     failed = any(summary.failures for summary in summaries)
-    return (*_HEADERS, "failed") if failed else _HEADERS
+    return (*_varying(summaries), *_HEADERS, *(["failed"] if failed else []))
 
 
-def _cells(summary: CellSummary, *, with_failures: bool) -> list[str]:
+def _cells(summary: CellSummary, varying: Sequence[str], *, with_failures: bool) -> list[str]:
+    named = [str(getattr(summary.context, name)) for name in varying]
+    named += [summary.method, str(summary.budget)]
     if not summary.problems:
-        return [summary.method, str(summary.budget), *["-"] * (5 + with_failures), "-"]
+        return [*named, *["-"] * (5 + with_failures), "-"]
     mean = summary.per_problem
     return [
-        summary.method,
-        str(summary.budget),
+        *named,
         f"{summary.accuracy * 100:.1f} %",
         f"{summary.ci_low * 100:.1f} to {summary.ci_high * 100:.1f}",
         f"{mean(summary.generated_tokens):,.0f}",

@@ -21,6 +21,7 @@ from itscale.scorers.base import Scorer
 from itscale.scorers.recorded import record_scores
 
 __all__ = [
+    "STOPPED_BY_USER",
     "ModelOption",
     "OfflineOption",
     "RecordOption",
@@ -30,6 +31,9 @@ __all__ = [
     "stdout",
     "whole_numbers",
 ]
+
+STOPPED_BY_USER = 130
+"""Exit code after Ctrl-C."""
 
 ModelOption = Annotated[str, typer.Option("--model", help="See: itscale list models", metavar="SPEC")]
 ScorerOption = Annotated[

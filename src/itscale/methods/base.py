@@ -53,6 +53,8 @@ class Result:
     trace: Trace
     answer_kind: AnswerKind = AUTO
     """How the candidates' answers were read, and are to be compared."""
+    path_ids: Sequence[int] = ()
+    """Of each candidate, the number of its path in the trace."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `--json`; the trace is left out."""
@@ -157,6 +159,7 @@ class Method(ABC):
             ess=outcome.ess,
             trace=trace,
             answer_kind=self.answer_kind,
+            path_ids=tuple(session.path_id(c.path) for c in outcome.candidates),
         )
 
     def check(self, model: Model, scorer: Scorer | None) -> None:

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 from itscale.errors import TaskError
 from itscale.types import Problem, Prompt
 
-__all__ = ["HELD_OUT_ONE_IN", "Exercise", "GeneratedTask", "Split", "lines_of", "split_of"]
+__all__ = ["HELD_OUT_ONE_IN", "Exercise", "GeneratedTask", "Split", "Task", "lines_of", "split_of"]
 
 Split = Literal["train", "test"]
 HELD_OUT_ONE_IN = 16
@@ -51,7 +51,38 @@ def lines_of(text: str) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
 
 
-class GeneratedTask(ABC):
+class Task(ABC):
+    """Problems, and an exact checker of their solutions."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What rows and tables call it."""
+
+    @property
+    @abstractmethod
+    def default_level(self) -> int | None:
+        """The difficulty asked for when none is said; None for all of them together."""
+
+    @property
+    def checks_are_slow(self) -> bool:
+        """Whether a check may take more than a moment, so that callers make it off their event loop."""
+        return False
+
+    @abstractmethod
+    def problems(self, count: int, *, level: int | None = None, seed: int = 0) -> list[Problem]:
+        """`count` problems of a level; the same for every call with the same arguments.
+
+        Raises:
+            TaskError: if the level does not exist, or has fewer problems than asked for.
+        """
+
+    @abstractmethod
+    def check(self, problem: Problem, text: str) -> bool:
+        """Whether `text` is a correct solution of `problem` (the field's accuracy)."""
+
+
+class GeneratedTask(Task):
     """A task whose problems are drawn at random at a difficulty level and checked exactly."""
 
     name: ClassVar[str]
@@ -63,10 +94,6 @@ class GeneratedTask(ABC):
     @abstractmethod
     def draw(self, rng: random.Random, level: int) -> Exercise:
         """One exercise, from either side of the split."""
-
-    @abstractmethod
-    def check(self, problem: Problem, text: str) -> bool:
-        """Whether `text` is a correct solution of `problem` (the field's accuracy)."""
 
     @abstractmethod
     def check_steps(self, prompt: str, text: str) -> list[bool]:

@@ -1,0 +1,233 @@
+"""`itscale bench`: a study from flags or a file, run into a folder, summed up at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from itscale.bench.live import LiveSweep
+from itscale.bench.plot import save_plots
+from itscale.bench.rows import Row
+from itscale.bench.statistics import summarise
+from itscale.bench.store import DEFAULT_TRACE_MB, RunFolder
+from itscale.bench.study import MAIN_METHODS, Study, read_study
+from itscale.bench.sweep import DEFAULT_CONCURRENCY, run_sweeps
+from itscale.bench.table import comparison, markdown_table, results_table
+from itscale.commands.sources import (
+    STOPPED_BY_USER,
+    OfflineOption,
+    RecordOption,
+    Sources,
+    loaded,
+    stdout,
+    whole_numbers,
+)
+from itscale.errors import OptionError
+from itscale.registry import split_methods
+
+__all__ = ["bench"]
+
+_OF_THE_RUN = {"out", "json_file", "resume", "record", "offline", "task"}
+"""Options that say how a study is run, not what it is; they go with a file."""
+
+
+def bench(
+    context: typer.Context,
+    task: Annotated[
+        str, typer.Argument(help="What is solved (itscale list tasks), or FILE.toml: a whole study.")
+    ],
+    methods: Annotated[
+        str, typer.Option(help="Methods, comma-separated; an option=value belongs to the one before it.")
+    ] = ",".join(MAIN_METHODS),
+    budgets: Annotated[str, typer.Option(help="N of each cell, comma-separated.")] = "1,4,16,64",
+    problems: Annotated[int, typer.Option(help="How many held-out problems.")] = 200,
+    level: Annotated[
+        str | None, typer.Option(help="Difficulty, or several.", show_default="the task's own")
+    ] = None,
+    seed: Annotated[
+        str, typer.Option(help="Of every draw; the first of several chooses the problems.")
+    ] = "0",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="See: itscale list models; may be given again.", metavar="SPEC", show_default="embedded"
+        ),
+    ] = None,
+    scorer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="See: itscale list scorers; may be given again.",
+            metavar="SPEC",
+            show_default="embedded with the embedded model, else none",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run.", show_default="runs/TASK-TIME")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write one JSON object a cell to this file.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    concurrency: Annotated[int, typer.Option(help="Runs in flight.")] = DEFAULT_CONCURRENCY,
+    trace_mb: Annotated[
+        float, typer.Option("--trace-mb", help="Megabytes of traces to keep; 0 keeps none.")
+    ] = DEFAULT_TRACE_MB,
+    keep_calls: Annotated[
+        bool, typer.Option("--keep-calls", help="Record every call in the run's folder.")
+    ] = False,
+    record: RecordOption = None,
+    offline: OfflineOption = False,
+) -> None:
+    """Measure methods against budgets on a task: a table, a report, and every row kept.
+
+    Tokens and calls in the JSON are sums over the problems; each cell is charged what it would cost
+    alone, though samples are shared. Ctrl-C keeps every finished run; --resume goes on from there.
+    """
+    if task.endswith(".toml"):
+        _refuse_doubled_options(context, task)
+        study, name = read_study(Path(task)), Path(task).stem
+    else:
+        name = task.partition(":")[0]
+        study = Study(
+            tasks=(task,),
+            levels=whole_numbers("level", level) if level else (),
+            models=tuple(model or ["embedded"]),
+            scorers=tuple(scorer or []),
+            methods=tuple(split_methods(methods)),
+            budgets=whole_numbers("budgets", budgets),
+            problems=problems,
+            seeds=whole_numbers("seed", seed),
+            concurrency=concurrency,
+            trace_mb=trace_mb,
+            keep_calls=keep_calls,
+        )
+    if resume and out is None:
+        raise OptionError("--resume needs the folder of the run; add --out DIR")
+    folder = out or Path("runs") / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    if study.keep_calls:
+        record = record or folder / "calls.sqlite"
+    sources = Sources(study.models[0], None, record, offline)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+    with RunFolder(folder, study.swept, study.extent, resume=resume, trace_mb=study.trace_mb) as store:
+        stopped, spent = False, ""
+        try:
+            spent = _run(study, store, sources)
+        except KeyboardInterrupt:
+            stopped = True
+        _report(study, store, json_file, spent, "so far" if stopped else "")
+        if stopped:
+            _say_how_to_resume(store, out)
+            raise typer.Exit(STOPPED_BY_USER)
+
+
+def _run(study: Study, store: RunFolder, sources: Sources) -> str:
+    """Run what the folder lacks; a line on what that took, empty if nothing was lacking."""
+    mine = set(study.keys)
+    before = [row for row in store.rows if row.key in mine]
+    if len(before) == len(mine):
+        return ""
+    for sweep in study.sweeps:
+        store.keep_problems(sweep.task.name, sweep.problems)
+    began, rows_before = datetime.now().astimezone(), len(store.rows)
+    done = {row.key for row in before}
+
+    async def run(live: LiveSweep) -> int:
+        def keep(row: Row, trace: Mapping[str, Any] | None) -> None:
+            store.append(row, trace)
+            live.add(row)
+
+        shared = 0
+        for model, scorer, sweeps in study.groups:
+            if all(key in done for sweep in sweeps for key in sweep.keys):
+                continue
+            group = replace(sources, model=model, scorer=scorer if study.scorers else None)
+            async with loaded(group, sweeps[0].methods) as (asked, judge):
+                shared += await run_sweeps(
+                    sweeps,
+                    asked,
+                    judge,
+                    on_row=keep,
+                    done=done,
+                    concurrency=study.concurrency,
+                    traces=study.trace_mb > 0,
+                )
+        return shared
+
+    errors = Console(stderr=True)
+    errors.print(
+        f"{study.what} in {len(study.cells)} cells, {len(mine) - len(before)} runs to do; "
+        f"rows go to {store.path}",
+        style="dim",
+        highlight=False,
+        soft_wrap=True,
+    )
+    with LiveSweep(study.sweeps, errors) as live:
+        live.resume(before)
+        shared = asyncio.run(run(live))
+    seconds = (datetime.now().astimezone() - began).total_seconds()
+    charged = sum(row.usage.generated_tokens for row in store.rows[rows_before:])
+    replayed = sum(row.usage.replayed_tokens for row in store.rows[rows_before:])
+    made = charged - shared - replayed
+    freely = f"{shared:,} of them shared, " + (f"{replayed:,} replayed, " if replayed else "")
+    return (
+        f"{len(store.rows) - rows_before:,} runs in {seconds:,.0f} s; {charged:,} tokens charged, "
+        f"{freely}{made:,} generated ({made / seconds:,.0f} a second)"
+    )
+
+
+def _report(study: Study, store: RunFolder, json_file: Path | None, spent: str, state: str) -> None:
+    """Table to stdout and table.md, plot beside it, one JSON object a cell; where everything is."""
+    console = stdout()
+    mine = set(study.keys)
+    rows = [row for row in store.rows if row.key in mine]
+    summaries = summarise(rows, study.cells)
+    title = f"{study.what} ({state})" if state else study.what
+    console.print(results_table(summaries, title))
+    (store.path / "table.md").write_text(markdown_table(summaries, title), encoding="utf-8")
+    failures = [row.error for row in rows if row.error is not None]
+    plots = save_plots(summaries, title, store.path)
+    columns = store.export()
+    missing = [
+        *(["no plot: matplotlib"] if plots is None else []),
+        *(["no Parquet: pyarrow"] if columns is None else []),
+    ]
+    lines = [
+        comparison(summaries, rows),
+        spent,
+        f"{len(failures)} failed runs count as wrong; the last: {failures[-1]}" if failures else None,
+        f"plot: {plots[0]}" if plots else None,
+        f'{" and ".join(missing)} is not installed; pip install "itscale[bench]"' if missing else None,
+        f"rows: {store.path / 'results.jsonl'}",
+    ]
+    if json_file is not None:
+        text = "".join(json.dumps(summary.to_json()) + "\n" for summary in summaries)
+        json_file.write_text(text, encoding="utf-8")
+        lines.append(f"json: {json_file}")
+    for line in filter(None, lines):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _say_how_to_resume(store: RunFolder, out: Path | None) -> None:
+    arguments = [*sys.argv[1:], *([] if out else ["--out", str(store.path)])]
+    again = shlex.join(["itscale", *arguments, *([] if "--resume" in arguments else ["--resume"])])
+    typer.echo(f"stopped; {len(store.rows)} finished runs are kept. Go on with: {again}", err=True)
+
+
+def _refuse_doubled_options(context: typer.Context, file: str) -> None:
+    """What a study is stands in its file or in the flags, never in both."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in _OF_THE_RUN and source is not None and source.name == "COMMANDLINE":
+            raise OptionError(f"--{name.replace('_', '-')} beside {file}; say it in the file")
