@@ -178,6 +178,12 @@ class Step:
     """The tool calls it makes, a list as the chat protocol writes it; its text is what stands beside them."""
     finish: str | None = None
     """The server's own word for why it ended, where `end` says less: tool_calls, content_filter."""
+    token_logprobs: tuple[float, ...] | None = None
+    """Of each token, nats under the sampling distribution; their sum is `logprob`. None if untold."""
+    token_entropies: tuple[float, ...] | None = None
+    """Of the law each token was drawn from, in nats, at temperature 1 and before top-p and top-k."""
+    forced: bool = False
+    """Put there by a method rather than drawn: it was not generated, and has no log-probability."""
 
     @property
     def n_tokens(self) -> int:

@@ -20,7 +20,7 @@ from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from itscale.budget import Budget, Ledger
-from itscale.models.base import Model
+from itscale.models.base import Model, WrappedModel
 from itscale.randomness import Randomness
 from itscale.scorers.base import ComparisonScorer, OutcomeScorer, ProcessScorer, Scorer
 from itscale.types import Path, Prompt, Sampling, Until
@@ -90,7 +90,7 @@ class _Memory(Generic[Asked, Given]):
                 del self._calls[asked]
 
 
-class SharedSamples(Model):
+class SharedSamples(WrappedModel):
     """A model for the runs of one sweep: whole answers asked for twice are made once.
 
     Remembers until `forget(prompt)`, so a sweep that finishes problem after problem holds the
@@ -98,10 +98,7 @@ class SharedSamples(Model):
     """
 
     def __init__(self, model: Model) -> None:
-        self.name = model.name
-        self.capabilities = model.capabilities
-        self.price = model.price
-        self._model = model
+        super().__init__(model)
         self._prompts: dict[Prompt, _Memory[Hashable, list[Path]]] = {}
         self._shared_before = 0
 
@@ -128,9 +125,6 @@ class SharedSamples(Model):
         memory = self._prompts.pop(prompt, None)
         if memory is not None:
             self._shared_before += memory.shared_tokens
-
-    async def close(self) -> None:
-        await self._model.close()
 
 
 class SharedProcessScores(ProcessScorer):

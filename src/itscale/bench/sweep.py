@@ -24,7 +24,7 @@ from itscale.bench.sharing import SharedSamples, share_scores
 from itscale.budget import Budget, Ledger, Usage
 from itscale.errors import ItscaleError, OptionError, RecordingError
 from itscale.methods.base import Method, Result
-from itscale.models.base import Model
+from itscale.models.base import Model, WrappedModel
 from itscale.randomness import Randomness, derive
 from itscale.registry import method_label
 from itscale.scorers.base import Scorer
@@ -276,14 +276,11 @@ def _trace(result: Result, verdicts: Sequence[bool]) -> dict[str, Any]:
     }
 
 
-class _Witness(Model):
+class _Witness(WrappedModel):
     """The model of one run; knows the run's account even if the run raises."""
 
     def __init__(self, model: Model) -> None:
-        self.name = model.name
-        self.capabilities = model.capabilities
-        self.price = model.price
-        self._model = model
+        super().__init__(model)
         self._ledger: Ledger | None = None
 
     async def extend(
@@ -291,6 +288,12 @@ class _Witness(Model):
     ) -> list[Path]:
         self._ledger = ledger
         return await self._model.extend(path, n, until, sampling, rng, ledger)
+
+    async def logprobs_of(
+        self, path: Path, token_ids: Sequence[int], sampling: Sampling, ledger: Ledger
+    ) -> tuple[float, ...]:
+        self._ledger = ledger
+        return await self._model.logprobs_of(path, token_ids, sampling, ledger)
 
     def usage(self) -> Usage:
         """What a run without a result has spent; all of it discarded."""

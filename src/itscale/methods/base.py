@@ -212,4 +212,4 @@ def best(candidates: Sequence[Candidate]) -> int:
 def _distinct_tokens(paths: Sequence[Path]) -> int:
     """Tokens in the union of the paths, shared prefixes counted once."""
     nodes = {node for path in paths for node in path.nodes()}
-    return sum(node.step.n_tokens for node in nodes if node.step is not None)
+    return sum(node.step.n_tokens for node in nodes if node.step is not None and not node.step.forced)

@@ -161,6 +161,27 @@ class Session:
         the judge came to no verdict or a limit bound. What is left of a limit goes to the first lists."""
         return await _together(map(self._compared, orders))
 
+    async def logprobs(self, path: Path, token_ids: Sequence[int]) -> tuple[float, ...] | None:
+        """Log-probabilities (nats) of given tokens after a path, under the method's sampling
+        distribution; None if the call failed or a limit bound. Needs `Capability.GIVEN`."""
+        try:
+            self.ledger.check()
+            call = self._model.logprobs_of(path, token_ids, self._sampling, self.ledger)
+            return await self._in_time(call)
+        except OutOfBudget as limit:
+            self.exhausted = self.exhausted or limit.reason
+        except ModelError as error:
+            self.ledger.failed_calls += 1
+            self._last_failure = error
+            self._emit(Failed(self.path_id(path), str(error)))
+        return None
+
+    def force(self, path: Path, text: str) -> Path:
+        """The path with one more step that says `text`, not drawn. Needs `Capability.FORCING`."""
+        child = self._model.forced(path, text)
+        self._proposed(path, child)
+        return child
+
     async def _extend(
         self,
         paths: Sequence[Path],

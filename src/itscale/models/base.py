@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from enum import StrEnum
 
 from itscale.budget import Ledger, Price
-from itscale.errors import PromptError
+from itscale.errors import OptionError, PromptError
 from itscale.randomness import Randomness
 from itscale.types import Path, Prompt, Sampling, Until
 
-__all__ = ["Capability", "Model", "check_plain"]
+__all__ = ["Capability", "Model", "WrappedModel", "check_plain"]
 
 
 class Capability(StrEnum):
@@ -22,6 +23,12 @@ class Capability(StrEnum):
     """Steps carry their log-probability."""
     SEEDS = "seeds"
     """The same path, sampling and seed give the same step."""
+    TOKEN_STATISTICS = "token_statistics"  # noqa: S105  tokens of text, not a secret
+    """Steps carry the log-probability and the entropy of every token."""
+    GIVEN = "given"
+    """Tell the log-probability of a given continuation (`logprobs_of`)."""
+    FORCING = "forcing"
+    """Continue a path with text of the method's own (`forced`)."""
 
 
 class Model(ABC):
@@ -59,6 +66,35 @@ class Model(ABC):
             PromptError: this model cannot read the prompt.
         """
 
+    async def logprobs_of(
+        self, path: Path, token_ids: Sequence[int], sampling: Sampling, ledger: Ledger
+    ) -> tuple[float, ...]:
+        """Log-probability (nats) of each of `token_ids` given the path and those before it.
+
+        Under the sampling distribution; at temperature 0, whose law has one outcome, under that of
+        temperature 1, as `Step.logprob` is. -inf for a token that top-p or top-k leaves out.
+        Charged as a call that reads and generates nothing.
+
+        Raises:
+            OptionError: this model does not offer `Capability.GIVEN`.
+            ModelError: the call failed for good.
+        """
+        raise OptionError(
+            f"model {self.name!r} does not tell the log-probability of a given continuation; "
+            "use an in-process model (hf:PATH), or a server that does (itscale doctor says so)"
+        )
+
+    def forced(self, path: Path, text: str) -> Path:
+        """`path` with one more step that says `text`, not drawn; free until something continues it.
+
+        Raises:
+            OptionError: this model does not offer `Capability.FORCING`.
+        """
+        raise OptionError(
+            f"model {self.name!r} cannot continue text that it did not write; "
+            "use an in-process model (hf:PATH), or a server that does (itscale doctor says so)"
+        )
+
     async def close(self) -> None:  # noqa: B027  most models have nothing to release
         """Release what the model holds; using it afterwards is an error."""
 
@@ -74,3 +110,33 @@ def check_plain(prompt: Prompt, model: str) -> None:
             f"{model} reads plain messages and cannot honour {', '.join(prompt.more)}; "
             "use a chat server (openai:MODEL@URL), or leave that out"
         )
+
+
+class WrappedModel(Model):
+    """A model that is another one but for what a subclass changes."""
+
+    def __init__(self, model: Model) -> None:
+        self.name = model.name
+        self.capabilities = model.capabilities
+        self.price = model.price
+        self._model = model
+
+    @property
+    def identity(self) -> str:
+        return self._model.identity
+
+    async def extend(
+        self, path: Path, n: int, until: Until, sampling: Sampling, rng: Randomness, ledger: Ledger
+    ) -> list[Path]:
+        return await self._model.extend(path, n, until, sampling, rng, ledger)
+
+    async def logprobs_of(
+        self, path: Path, token_ids: Sequence[int], sampling: Sampling, ledger: Ledger
+    ) -> tuple[float, ...]:
+        return await self._model.logprobs_of(path, token_ids, sampling, ledger)
+
+    def forced(self, path: Path, text: str) -> Path:
+        return self._model.forced(path, text)
+
+    async def close(self) -> None:
+        await self._model.close()

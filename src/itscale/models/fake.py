@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -139,6 +140,36 @@ class FakeModel(Model):
             ledger.charge_model(prompt=read, cached=0, generated=generated)
         return [draft.path for draft in drafts]
 
+    async def logprobs_of(
+        self, path: Path, token_ids: Sequence[int], sampling: Sampling, ledger: Ledger
+    ) -> tuple[float, ...]:
+        call, self.calls = self.calls, self.calls + 1
+        read = self.prompt_tokens(path.prompt) + path.n_tokens + len(token_ids)
+        self.tokens_read += read
+        ledger.charge_model(prompt=read, cached=0, generated=0)
+        if self._fail(call):
+            raise ModelError(f"call {call} failed as told; drop fail= to let it pass")
+        if sampling.temperature == 0:
+            sampling = replace(sampling, temperature=1.0)
+        prefix, logprobs = list(path.token_ids), []
+        for token in token_ids:
+            p = float(sampling_law(self.probabilities(prefix), sampling)[token])
+            logprobs.append(math.log(p) if p else -math.inf)
+            prefix.append(token)
+        return tuple(logprobs)
+
+    def forced(self, path: Path, text: str) -> Path:
+        """The text in the fewest of the longest tokens; ModelError if the vocabulary cannot say it."""
+        ids, left = [], text
+        while left:
+            fitting = [token for token in self.vocabulary if token and left.startswith(token)]
+            if not fitting:
+                raise ModelError(f"no token of the fake model begins {left!r}; add one to the vocabulary")
+            longest = max(fitting, key=len)
+            ids.append(self._ids[longest])
+            left = left[len(longest) :]
+        return path.child(Step(tuple(ids), text, End.BOUNDARY, forced=True))
+
 
 class _Draft:
     """One child in the making."""
@@ -155,15 +186,18 @@ class _Draft:
         self._left = until.max_tokens
         self._prefix = list(path.token_ids)
         self._step: list[int] = []
-        self._logprob = 0.0
+        self._logprobs: list[float] = []
+        self._entropies: list[float] = []
 
     def grow(self) -> None:
         """One token more; closes the step, and the draft, where it ends something."""
-        law = sampling_law(self._model.probabilities(self._prefix), self._sampling)
+        untempered = self._model.probabilities(self._prefix)
+        law = sampling_law(untempered, self._sampling)
         token = self._rng.choose(law)
         self._prefix.append(token)
         self._step.append(token)
-        self._logprob += math.log(law[token])
+        self._logprobs.append(math.log(law[token]))
+        self._entropies.append(-math.fsum(p * math.log(p) for p in untempered.tolist() if p))
         self._left -= 1
         end = self._model.end_of(token)
         if end is None and self._left == 0:
@@ -172,9 +206,16 @@ class _Draft:
             return
         if end is End.BOUNDARY and self._left == 0 and self._until.what == "end":
             end = End.LENGTH  # the whole rest was asked for, and this is not all of it
-        step = Step(tuple(self._step), self._model.text_of(self._step), end, self._logprob)
+        step = Step(
+            tuple(self._step),
+            self._model.text_of(self._step),
+            end,
+            math.fsum(self._logprobs),
+            token_logprobs=tuple(self._logprobs),
+            token_entropies=tuple(self._entropies),
+        )
         self.path = self.path.child(step)
-        self._step, self._logprob = [], 0.0
+        self._step, self._logprobs, self._entropies = [], [], []
         self.ended = end is not End.BOUNDARY or self._until.what == "step"
 
 

@@ -20,7 +20,7 @@ from itscale.budget import Ledger
 from itscale.errors import ModelError, OptionError, PromptError
 from itscale.models.base import Capability, Model, check_plain
 from itscale.randomness import Randomness
-from itscale.types import Path, Prompt, Sampling, Until
+from itscale.types import End, Path, Prompt, Sampling, Step, Until
 
 __all__ = [
     "DEFAULT_MEMORY_BYTES",
@@ -164,7 +164,7 @@ class PromptReader:
 class LocalModel(Model):
     """A causal language model in this process."""
 
-    capabilities = frozenset({Capability.STEPS, Capability.LOGPROBS, Capability.SEEDS})
+    capabilities = frozenset(Capability)
 
     def __init__(
         self, model: Any, tokenizer: Any, facts: Checkpoint, name: str, memory: int, rows: int
@@ -183,6 +183,7 @@ class LocalModel(Model):
         def text_of(before: Sequence[int], ids: Sequence[int]) -> str:
             return str(fast.decode([*before, *ids]))[len(fast.decode(before)) :]
 
+        self._tokenizer = tokenizer
         self.engine = Generator(
             CachedForward(model, limit_bytes=memory),
             prompt_tokens=self.prompts.of_path,
@@ -239,6 +240,31 @@ class LocalModel(Model):
         if request.error is not None:
             raise request.error
         return [request.children[i] for i in range(n)]
+
+    async def logprobs_of(
+        self, path: Path, token_ids: Sequence[int], sampling: Sampling, ledger: Ledger
+    ) -> tuple[float, ...]:
+        self.prompts.of_path(path)
+        if not token_ids:
+            return ()
+        question = await self.engine.given(path, token_ids, sampling)
+        cached = max(0, question.prompt_tokens - question.computed_tokens)
+        ledger.charge_model(prompt=question.prompt_tokens, cached=cached, generated=0)
+        if question.cancelled:
+            raise asyncio.CancelledError
+        if question.error is not None:
+            raise question.error
+        return question.logprobs
+
+    def forced(self, path: Path, text: str) -> Path:
+        return path.child(
+            Step(
+                tuple(self._tokenizer(text, add_special_tokens=False).input_ids),
+                text,
+                End.BOUNDARY,
+                forced=True,
+            )
+        )
 
     async def close(self) -> None:
         self.engine.close()

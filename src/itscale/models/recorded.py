@@ -23,7 +23,7 @@ from typing import Any
 
 from itscale.budget import Budget, Charges, Ledger
 from itscale.errors import OptionError
-from itscale.models.base import Model
+from itscale.models.base import Model, WrappedModel
 from itscale.randomness import Randomness, Seeded, SomeChildren
 from itscale.recording import Address, Recorded, Recording
 from itscale.types import End, Path, Sampling, Step, Until
@@ -31,7 +31,7 @@ from itscale.types import End, Path, Sampling, Step, Until
 __all__ = ["RecordedModel"]
 
 
-class RecordedModel(Model):
+class RecordedModel(WrappedModel):
     """`model`, asked only for what `recording` lacks. Closing it closes the model alone.
 
     Raises (beside what the model does):
@@ -41,10 +41,7 @@ class RecordedModel(Model):
     """
 
     def __init__(self, model: Model, recording: Recording) -> None:
-        self.name = model.name
-        self.capabilities = model.capabilities
-        self.price = model.price
-        self._model = model
+        super().__init__(model)
         self._recording = recording
         self._identity = model.identity
 
@@ -89,27 +86,49 @@ class RecordedModel(Model):
             children.insert(i, child if winner.answer == mine else _grown(path, winner.answer))
         return children
 
-    def _address(self, path: Path, until: Until, sampling: Sampling) -> Address:
+    async def logprobs_of(
+        self, path: Path, token_ids: Sequence[int], sampling: Sampling, ledger: Ledger
+    ) -> tuple[float, ...]:
+        address = self._address(path, list(token_ids), sampling)
+        async with self._recording.turn(address):
+            [found] = await self._recording.look_up([address])
+            if found is not None:
+                ledger.charge_replayed(found.charges)
+                return tuple(found.answer)
+            if self._recording.offline:
+                raise await self._recording.missing(address, self.name, path.prompt.question)
+            spent = Ledger(Budget())
+            try:
+                logprobs = await self._model.logprobs_of(path, token_ids, sampling, spent)
+            finally:
+                ledger.charge(spent.charges())
+            [kept] = await self._recording.keep({address: Recorded.of(list(logprobs), spent.charges())})
+            return tuple(kept.answer)
+
+    def _address(self, path: Path, asked: Until | list[int], sampling: Sampling) -> Address:
         # 1 and 1.0 are one temperature, and two texts.
         numbers = {k: float(v) if isinstance(v, int) else v for k, v in asdict(sampling).items()}
         # A prefix is its tokens, and its text for backends without them: where its steps end is no part.
         beside = [said for step in path.steps for said in (step.reasoning, step.tool_calls) if said]
         prefix = path.token_ids, path.text, beside
-        return Address.of("model", self._identity, path.prompt.plain(), prefix, asdict(until), numbers)
-
-    async def close(self) -> None:
-        await self._model.close()
+        what = asdict(asked) if isinstance(asked, Until) else asked
+        return Address.of("model", self._identity, path.prompt.plain(), prefix, what, numbers)
 
 
 def _steps(path: Path, descendant: Path) -> list[dict[str, Any]]:
     """The steps between them as plain values, as they will be read back."""
     steps = [asdict(node.step) for node in descendant.nodes() if node.step and node.depth > path.depth]
-    return [{**step, "token_ids": list(step["token_ids"]), "end": str(step["end"])} for step in steps[::-1]]
+    lists = [
+        {name: list(value) for name, value in step.items() if isinstance(value, tuple)} for step in steps
+    ]
+    plain = [{**step, **own, "end": str(step["end"])} for step, own in zip(steps, lists, strict=True)]
+    return plain[::-1]
 
 
 def _grown(path: Path, steps: list[dict[str, Any]]) -> Path:
     for step in steps:
-        path = path.child(Step(**{**step, "token_ids": tuple(step["token_ids"]), "end": End(step["end"])}))
+        lists = {name: tuple(value) for name, value in step.items() if isinstance(value, list)}
+        path = path.child(Step(**{**step, **lists, "end": End(step["end"])}))
     return path
 
 

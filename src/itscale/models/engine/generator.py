@@ -8,6 +8,7 @@ once when its step ends; a fork shares every slot of its prefix.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from itscale.errors import ModelError
 from itscale.models.engine.cache import PrefixCache, Segment
 from itscale.models.engine.forward import CachedForward, share_the_cores
+from itscale.models.engine.given import Given, Questions
 from itscale.models.engine.request import Request, Worker
 from itscale.models.engine.rows import Row, Rows
 from itscale.models.engine.sampler import draw
@@ -63,6 +65,9 @@ class Generator:
         self._rows = Rows(max_rows, max_context)
         self._waiting: list[Request] = []
         self._admitted: list[tuple[Request, Segment]] = []
+        self._questions = Questions(
+            forward, self.cache, max_context, lambda given: self._worker.answer(given)
+        )
         self._worker = Worker("itscale-generator", self._turn, self._fail_all, share_the_cores)
 
     async def extend(self, path: Path, until: Until, sampling: Sampling, seeds: list[int]) -> Request:
@@ -75,22 +80,32 @@ class Generator:
         await self._worker.ask(request)
         return request
 
+    async def given(self, path: Path, token_ids: Sequence[int], sampling: Sampling) -> Given:
+        """The log-probabilities of `token_ids` (at least one) after `path`, and what that cost."""
+        loop = asyncio.get_running_loop()
+        question = Given(path, tuple(token_ids), sampling, loop, loop.create_future())
+        await self._worker.ask(question)
+        return question
+
     def close(self) -> None:
         """Stop the thread."""
         self._worker.close()
 
     # -- the thread ---------------------------------------------------------------------------
 
-    def _turn(self, new: list[Request]) -> bool:
+    def _turn(self, new: list[Request | Given]) -> bool:
         self.cache.collect()
-        self._waiting += new
+        self._waiting += [request for request in new if isinstance(request, Request)]
+        self._questions.add([question for question in new if isinstance(question, Given)])
         self._drop_cancelled()
         self._admit()
+        self._questions.admit(engine_idle=not (self._rows.n or self._admitted))
         self._prefill()
+        self._questions.answer()
         self._spawn()
         if self._rows.n:
             self._decode()
-        return bool(self._rows.n or self._waiting or self._admitted)
+        return bool(self._rows.n or self._waiting or self._admitted or self._questions)
 
     def _drop_cancelled(self) -> None:
         for i in reversed(range(len(self._waiting))):
@@ -154,19 +169,21 @@ class Generator:
             )
         else:
             for i in range(request.n):
-                request.children[i] = request.path.child(Step((), "", End.LENGTH, 0.0))
+                nothing = Step((), "", End.LENGTH, 0.0, token_logprobs=(), token_entropies=())
+                request.children[i] = request.path.child(nothing)
         self._worker.answer(request)
 
     def _prefill(self) -> None:
         """Compute what admitted requests still miss, each prefix once."""
+        wanted: list[tuple[Request | Given, Segment]] = [*self._admitted, *self._questions.admitted]
         while True:
-            targets = [segment for _, segment in self._admitted if segment.output is None]
+            targets = [segment for _, segment in wanted if segment.output is None]
             plan = self.cache.plan(t for t in targets if not t.computed)
             recalled = list({t: None for t in targets if t.computed})
             if not plan and not recalled:
                 return
-            owner: dict[Segment, Request] = {}
-            for request, segment in self._admitted:
+            owner: dict[Segment, Request | Given] = {}
+            for request, segment in wanted:
                 for link in segment.chain():
                     owner.setdefault(link, request)
             for batch in _batches(plan, PREFILL_TOKENS):
@@ -174,7 +191,7 @@ class Generator:
             for segment in recalled:
                 segment.output = self._recall(segment)
 
-    def _compute(self, batch: list[list[Segment]], owner: dict[Segment, Request]) -> None:
+    def _compute(self, batch: list[list[Segment]], owner: dict[Segment, Request | Given]) -> None:
         rows, contexts, fresh = [], [], []
         for chain in batch:
             contexts.append(chain[0].context())
@@ -265,8 +282,9 @@ class Generator:
             if alone is not None:
                 again = draw(alone, settings.rows(np.array([k])))
                 draws.tokens[k], draws.logprobs[k] = again.tokens[0], again.logprobs[0]
+                draws.entropies[k] = again.entropies[0]
                 self.redrawn_tokens += 1
-        rows.append(which, draws.tokens, draws.logprobs)
+        rows.append(which, draws)
         ending = self._ends_step[draws.tokens] | self._ends_path[draws.tokens]
         ending |= rows.n_tokens[which] >= rows.limit[which]
         finished = [int(i) for i in which[ending] if self._end_step(int(i))]
@@ -290,12 +308,14 @@ class Generator:
             end = End.BOUNDARY
         else:
             end = End.LENGTH
-        ids = tuple(rows.tokens[i, row.step_start : n].tolist())
-        logprob = float(rows.logprob[i]) - row.step_logprob_before
-        before = _tail(row.path)
-        row.path = row.path.child(Step(ids, self._text_of(before, ids), end, logprob))
+        own = slice(row.step_start, n)
+        ids = tuple(rows.tokens[i, own].tolist())
+        logprobs, entropies = tuple(rows.logprobs[i, own].tolist()), tuple(rows.entropies[i, own].tolist())
+        text = self._text_of(_tail(row.path), ids)
+        step = Step(ids, text, end, math.fsum(logprobs), token_logprobs=logprobs, token_entropies=entropies)
+        row.path = row.path.child(step)
         if whole and end is End.BOUNDARY:
-            row.step_start, row.step_logprob_before = n, float(rows.logprob[i])
+            row.step_start = n
             return False
         request.children[row.child] = row.path
         slots = rows.own_slots(i)
@@ -319,7 +339,7 @@ class Generator:
 
     def _fail_all(self, error: Exception) -> None:
         """Something broke on the thread: everything outstanding fails, the engine goes on."""
-        lost = {id(r): r for r in self._waiting}
+        lost: dict[int, Request] = {id(r): r for r in self._waiting}
         lost |= {id(r): r for r, _ in self._admitted}
         lost |= {id(row.request): row.request for row in self._rows.info}
         for i in range(self._rows.n):
@@ -331,7 +351,8 @@ class Generator:
                 link.promised = False
         self._rows.remove(range(self._rows.n))
         self._waiting, self._admitted, self.cache.reserved = [], [], 0
-        for request in lost.values():
+        outstanding: list[Request | Given] = [*lost.values(), *self._questions.drain()]
+        for request in outstanding:
             request.error = ModelError(f"the in-process engine failed: {error!r}; please report this")
             request.error.__cause__ = error
             self._worker.answer(request)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from itscale.models.engine.cache import Segment
-from itscale.models.engine.sampler import Settings
+from itscale.models.engine.sampler import Draws, Settings
 from itscale.types import Path
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ class Row:
     """The path so far: grows at every boundary it passes."""
     step_start: int = 0
     """How many of its tokens are in `path` already."""
-    step_logprob_before: float = field(default=0.0)
 
 
 class Rows:
@@ -48,13 +47,14 @@ class Rows:
         """Context tokens that came before the row began."""
         self.n_tokens = np.zeros(capacity, np.int64)
         self.limit = np.zeros(capacity, np.int64)
-        self.logprob = np.zeros(capacity, np.float64)
         self.temperature = np.zeros(capacity, np.float64)
         self.top_p = np.zeros(capacity, np.float64)
         self.top_k = np.zeros(capacity, np.int64)
         self.seed = np.zeros(capacity, np.uint64)
         self.slots = np.zeros((capacity, 64), np.int64)
         self.tokens = np.zeros((capacity, 64), np.int64)
+        self.logprobs = np.zeros((capacity, 64), np.float64)
+        self.entropies = np.zeros((capacity, 64), np.float64)
         self._context = context
 
     def add(self, row: Row, context: np.ndarray, seed: int, limit: int) -> int:
@@ -67,7 +67,6 @@ class Rows:
         self.length[i] = self.start[i] = len(context)
         self.n_tokens[i] = 0
         self.limit[i] = limit
-        self.logprob[i] = 0.0
         self.temperature[i] = sampling.temperature
         self.top_p[i] = sampling.top_p
         self.top_k[i] = sampling.top_k
@@ -84,13 +83,19 @@ class Rows:
             self.n_tokens[which],
         )
 
-    def append(self, which: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray) -> None:
+    def append(self, which: np.ndarray, draws: Draws) -> None:
         """Record one drawn token for each of some rows."""
-        self.tokens = _wide_enough(self.tokens, int(self.n_tokens[which].max()) + 1)
-        self.tokens[which, self.n_tokens[which]] = tokens
+        columns, at = int(self.n_tokens[which].max()) + 1, self.n_tokens[which]
+        for name, drawn in (
+            ("tokens", draws.tokens),
+            ("logprobs", draws.logprobs),
+            ("entropies", draws.entropies),
+        ):
+            matrix = _wide_enough(getattr(self, name), columns)
+            matrix[which, at] = drawn
+            setattr(self, name, matrix)
         self.n_tokens[which] += 1
-        self.logprob[which] += logprobs
-        self.last_token[which] = tokens
+        self.last_token[which] = draws.tokens
 
     def feed(self, slots: np.ndarray) -> None:
         """Give every row's last token a slot."""
@@ -113,7 +118,6 @@ class Rows:
                     self.start,
                     self.n_tokens,
                     self.limit,
-                    self.logprob,
                     self.temperature,
                     self.top_p,
                     self.top_k,
@@ -121,7 +125,9 @@ class Rows:
                 ):
                     array[i] = array[last]
                 self.slots[i, : self.length[last]] = self.slots[last, : self.length[last]]
-                self.tokens[i, : self.n_tokens[last]] = self.tokens[last, : self.n_tokens[last]]
+                drawn = slice(0, int(self.n_tokens[last]))
+                for matrix in (self.tokens, self.logprobs, self.entropies):
+                    matrix[i, drawn] = matrix[last, drawn]
                 self.info[i] = self.info[last]
             self.info.pop()
             self.n = last

@@ -17,7 +17,7 @@ import torch
 
 from itscale.randomness import uniforms
 
-__all__ = ["CLOSE", "Draws", "Settings", "draw"]
+__all__ = ["CLOSE", "Draws", "Settings", "draw", "log_law"]
 
 CLOSE = 1e-4
 """Probability (or, for greedy, logit) distance under which a draw counts as undecided."""
@@ -49,10 +49,12 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """One token a row: ids (B,), natural-log probabilities (B,), and whether each was close (B,)."""
+    """One token a row: ids (B,), natural-log probabilities (B,), entropies of the laws (B,) in nats at
+    temperature 1, and whether each draw was close (B,)."""
 
     tokens: npt.NDArray[np.int64]
     logprobs: Floats
+    entropies: Floats
     close: npt.NDArray[np.bool_]
 
 
@@ -63,11 +65,7 @@ def draw(logits: torch.Tensor, settings: Settings) -> Draws:
     for a greedy row, whose distribution has one outcome, it is the one at temperature 1.
     """
     greedy = settings.temperature == 0
-    temperature = torch.from_numpy(np.where(greedy, 1.0, settings.temperature)).to(logits.device)
-    log_p = torch.log_softmax(logits.double() / temperature[:, None], dim=-1)
-    close = np.zeros(len(greedy), dtype=np.bool_)
-    if (settings.top_p < 1).any() or (settings.top_k > 0).any():
-        log_p, close = _filtered(log_p, settings)
+    log_p, entropies, close = log_law(logits, settings)
     tokens = np.empty(len(greedy), dtype=np.int64)
     if greedy.any():
         rows = torch.from_numpy(np.flatnonzero(greedy)).to(logits.device)
@@ -82,7 +80,25 @@ def draw(logits: torch.Tensor, settings: Settings) -> Draws:
         tokens[~greedy] = (edges <= u).sum(-1).clamp(max=edges.shape[-1] - 1).cpu().numpy()
         close[~greedy] |= ((edges[:, :-1] - u).abs().amin(-1) < CLOSE).cpu().numpy()
     chosen = log_p.gather(1, torch.from_numpy(tokens).to(logits.device)[:, None])[:, 0]
-    return Draws(tokens, chosen.cpu().numpy(), close)
+    return Draws(tokens, chosen.cpu().numpy(), entropies, close)
+
+
+def log_law(logits: torch.Tensor, settings: Settings) -> tuple[torch.Tensor, Floats, npt.NDArray[np.bool_]]:
+    """The sampling distribution of each row of `logits` (B, vocabulary).
+
+    Returns its natural log (B, vocabulary), after temperature (1 for a greedy row), top-k and top-p;
+    the entropy in nats (B,) at temperature 1 before the other two; and whether the set that top-p
+    keeps is close to being another (B,).
+    """
+    log_p = torch.log_softmax(logits.double(), dim=-1)
+    entropies: Floats = torch.special.entr(log_p.exp()).sum(-1).cpu().numpy()
+    temperature = np.where(settings.temperature == 0, 1.0, settings.temperature)
+    if (temperature != 1).any():
+        log_p = torch.log_softmax(log_p / torch.from_numpy(temperature).to(log_p.device)[:, None], dim=-1)
+    close = np.zeros(len(temperature), dtype=np.bool_)
+    if (settings.top_p < 1).any() or (settings.top_k > 0).any():
+        log_p, close = _filtered(log_p, settings)
+    return log_p, entropies, close
 
 
 def _filtered(log_p: torch.Tensor, settings: Settings) -> tuple[torch.Tensor, npt.NDArray[np.bool_]]:
