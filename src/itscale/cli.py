@@ -14,6 +14,7 @@ import typer
 from rich.text import Text
 
 from itscale.budget import Budget
+from itscale.commands.allocate import allocate
 from itscale.commands.bench import bench
 from itscale.commands.sources import (
     STOPPED_BY_USER,
@@ -144,6 +145,9 @@ app.command(
     epilog="Example: itscale bench countdown --methods majority,beam:width=4,scope=parent --budgets 1,4,16 "
     "--problems 100 --out runs/mine"
 )(bench)
+
+
+app.command(epilog="Example: itscale allocate countdown --problems 100 --samples 800")(allocate)
 
 
 @app.command("list", epilog="Example: itscale list methods")

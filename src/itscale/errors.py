@@ -3,6 +3,7 @@
 ItscaleError
 |- OptionError      (ValueError)    an unknown or impossible option, name, spec or budget
 |- PromptError      (ValueError)    a prompt the model cannot answer as asked
+|- CalibrationError (ValueError)    a calibration file that does not parse or is another model's
 |- TaskError        (ValueError)    a task, level or problem file that does not exist or parse
 |- ModelError       (RuntimeError)  a model that cannot be loaded, or a call to it that failed
 |  `- MemoryLimitError              a path that cannot fit into the KV memory limit
@@ -20,6 +21,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "AllFailedError",
+    "CalibrationError",
     "ItscaleError",
     "MemoryLimitError",
     "ModelError",
@@ -44,6 +46,10 @@ class OptionError(ItscaleError, ValueError):
 
 class PromptError(ItscaleError, ValueError):
     """A prompt the model cannot answer as asked."""
+
+
+class CalibrationError(ItscaleError, ValueError):
+    """A calibration file that does not parse, or was fitted for another model or purpose."""
 
 
 class TaskError(ItscaleError, ValueError):

@@ -113,7 +113,7 @@ def dirichlet_lead(counts: tuple[int, ...]) -> float:
     (0.96875, 0.5)
     """
     first, *rest = (*counts, 0)
-    nodes, weights = np.polynomial.legendre.leggauss(400)
+    nodes, weights = _quadrature()
     upper = first + 1 + 12 * math.sqrt(first + 1) + 40
     x = 0.5 * upper * (nodes + 1)
     density = np.exp(first * np.log(x) - x - math.lgamma(first + 1))
@@ -122,3 +122,10 @@ def dirichlet_lead(counts: tuple[int, ...]) -> float:
         terms = [np.exp(k * np.log(x) - x - math.lgamma(k + 1)) for k in range(count + 1)]
         below *= np.clip(1 - np.sum(terms, axis=0), 0, 1)
     return float(0.5 * upper * np.sum(weights * density * below))
+
+
+@lru_cache(maxsize=1)
+def _quadrature() -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights on [-1, 1]; finding them takes longer than any integral they serve."""
+    nodes, weights = np.polynomial.legendre.leggauss(400)
+    return nodes, weights

@@ -138,8 +138,7 @@ class Method(ABC):
         rng = Seeded(seed) if isinstance(seed, int) else seed
         ledger = Ledger(budget or Budget(), model.price)
         trace = Trace(*observers)
-        sampling = Sampling(temperature=self.temperature, top_p=self.top_p)
-        session = Session(prompt, model, scorer, ledger, rng, trace, sampling, self.max_tokens)
+        session = self.session(prompt, model, scorer, ledger, rng, trace)
         outcome = await self.search(session)
         reason = outcome.stop_reason or session.exhausted or StopReason.DONE
         if reason is not StopReason.DONE:
@@ -161,6 +160,19 @@ class Method(ABC):
             answer_kind=self.answer_kind,
             path_ids=tuple(session.path_id(c.path) for c in outcome.candidates),
         )
+
+    def session(
+        self,
+        prompt: Prompt,
+        model: Model,
+        scorer: Scorer | None,
+        ledger: Ledger,
+        rng: Randomness,
+        trace: Trace,
+    ) -> Session:
+        """A run of this method on one prompt, about to begin; charged to `ledger`."""
+        sampling = Sampling(temperature=self.temperature, top_p=self.top_p)
+        return Session(prompt, model, scorer, ledger, rng, trace, sampling, self.max_tokens)
 
     def check(self, model: Model, scorer: Scorer | None) -> None:
         """Hold model and scorer against what this method needs, before any token.

@@ -83,6 +83,11 @@ class Session:
         """
         return [path for path, _ in await self._sample(n, scored=False)]
 
+    async def sample_number(self, i: int) -> Path | None:
+        """Sample i of `sample` and no other; None when its call failed, or a limit bound before it."""
+        grown = await self._grow(self.root, 1, "end", self.rng.child("sample", i), False)
+        return next((path for path, _ in grown if path is not self.root), None)
+
     async def sample_scored(self, n: int) -> list[Judged]:
         """Like `sample`, each answer with what the scorer says, judged as soon as it is there."""
         return await self._sample(n, scored=True)
@@ -114,6 +119,11 @@ class Session:
         self.pruned([path for group in unwanted for path, _ in group if path is not self.root])
         self._survivors(seen)
         return seen or ([self.root] if self.exhausted else [])
+
+    @property
+    def failure(self) -> Exception | None:
+        """The last call that failed for good, if any did."""
+        return self._last_failure
 
     def can_grow(self, path: Path) -> bool:
         """Whether a path may get another step: it has not ended, and has tokens left."""
