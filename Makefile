@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench train wheel test-wheel clean
+.PHONY: help setup demo test check format bench claims train wheel test-wheel clean
 
 RUN := .venv/bin/python
 OUT ?= runs/train
@@ -24,6 +24,9 @@ format: setup  ## format and apply the safe fixes, then check
 
 bench: setup  ## run every script in benchmarks/: the published figures
 	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) "$$script" || exit 1; done
+
+claims: setup  ## measure what papers claim, on the embedded tasks; rewrites that part of docs/evidence.md
+	$(RUN) -m benchmarks.claims
 
 train: setup  ## retrain both embedded models from nothing into OUT (default runs/train); about two hours
 	$(RUN) -m recipes.train_reasoner --out $(OUT)/reasoner
