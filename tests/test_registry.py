@@ -192,17 +192,19 @@ def test_specs_reach_their_loaders(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """`hf:` gets the folder it names, `embedded` the shipped one."""
     asked: list[object] = []
     monkeypatch.setattr(LocalModel, "load", lambda folder: asked.append(folder))
-    monkeypatch.setattr(LocalProcessScorer, "load", lambda folder: asked.append(folder))
+    monkeypatch.setattr(LocalProcessScorer, "load", lambda folder, kind: asked.append((folder, kind)))
     load_model(f"hf:{tmp_path}")
     load_model("embedded")
     load_scorer(f"hf:{tmp_path}")
+    load_scorer(f"hf:{tmp_path}#kind=rlhflow-prm")
     load_scorer("embedded")
-    assert asked == [tmp_path, REASONER, tmp_path, PROCESS_SCORER]
+    scorers = [(tmp_path, None), (tmp_path, "rlhflow-prm"), (PROCESS_SCORER, None)]
+    assert asked == [tmp_path, REASONER, *scorers]
 
 
 def test_missing_torch_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The light install is complete until a local model is asked for."""
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForTokenClassification"]}')
     monkeypatch.setitem(sys.modules, "torch", None)
     for load in (load_model, load_scorer):
         with pytest.raises(OptionError, match=r'pip install "itscale\[local\]"'):

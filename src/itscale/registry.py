@@ -46,6 +46,8 @@ from itscale.methods.base import Method
 from itscale.models.base import Model
 from itscale.scorers.answers import AnswerKind
 from itscale.scorers.base import Scorer
+from itscale.scorers.prm_kinds import PRM_KINDS
+from itscale.scorers.specs import scorer_options
 from itscale.tasks.base import GeneratedTask
 from itscale.tasks.chain import Chain
 from itscale.tasks.countdown import Countdown
@@ -305,10 +307,11 @@ def _server_model(address: str) -> Model:
     return OpenAIModel.load(address)
 
 
-def _local_scorer(folder: Path) -> Scorer:
+def _local_scorer(text: str) -> Scorer:
     from itscale.scorers.prm import LocalProcessScorer
 
-    return LocalProcessScorer.load(folder)
+    path, options = (text, {}) if Path(text).is_dir() else scorer_options("hf", text, ("kind",))
+    return LocalProcessScorer.load(_checkpoint(path), kind=options.get("kind"))
 
 
 MODELS: Mapping[str, Kind[Model]] = {
@@ -337,12 +340,12 @@ SCORERS: Mapping[str, Kind[Scorer | None]] = {
         Kind[Scorer | None](
             "embedded",
             "the shipped process reward model for the embedded tasks",
-            lambda _: _local_scorer(PROCESS_SCORER),
+            lambda _: _local_scorer(str(PROCESS_SCORER)),
         ),
         Kind[Scorer | None](
-            "hf:PATH",
-            "a process reward model (token classification) in a Hugging Face checkpoint folder",
-            lambda path: _local_scorer(_checkpoint(path)),
+            "hf:PATH[#kind=KIND]",
+            "a process reward model in a checkpoint folder; KIND: " + ", ".join(PRM_KINDS),
+            _local_scorer,
         ),
         Kind[Scorer | None]("none", "no scorer: enough for greedy, sample and majority", lambda _: None),
     )

@@ -12,7 +12,7 @@ import torch
 
 from itscale.budget import Budget, Ledger
 from itscale.embedded import PROCESS_SCORER, REASONER
-from itscale.errors import ModelError, PromptError
+from itscale.errors import ModelError, OptionError, PromptError
 from itscale.models.engine.judge import RESOLUTION
 from itscale.models.local import LocalModel, load_pretrained
 from itscale.randomness import Seeded
@@ -54,7 +54,7 @@ def test_each_token_is_scored_once(reasoner: LocalModel, process_scorer: LocalPr
     async def run() -> None:
         path = (await sampled(reasoner, 1))[0]
         ledger = Ledger(Budget())
-        prompt = len(process_scorer.prompts.ids(path.prompt))
+        prompt = len(process_scorer.tokens_of(Path.root(path.prompt)))
         parent = path.parent
         assert parent is not None
         await process_scorer.score(parent, ledger)
@@ -91,7 +91,7 @@ def test_scores_are_the_models_own(reasoner: LocalModel, process_scorer: LocalPr
 
     path, scores = asyncio.run(run())
     model, _ = load_pretrained(PROCESS_SCORER, "AutoModelForTokenClassification")
-    prompt = list(process_scorer.prompts.ids(path.prompt))
+    prompt = list(process_scorer.tokens_of(Path.root(path.prompt)))
     with torch.no_grad():
         logits = model(torch.tensor([prompt + list(path.token_ids)])).logits[0].double()
     position = len(prompt) - 1
@@ -134,6 +134,8 @@ def test_broken_checkpoints_say_what_is_wrong(tmp_path: FilePath) -> None:
         LocalModel.load(wordless)
     headless = copy_of(REASONER, tmp_path / "headless")
     with pytest.raises(ModelError, match="lack score"):
+        LocalProcessScorer.load(headless, kind="token-classification")
+    with pytest.raises(OptionError, match=r"LlamaForCausalLM.*add #kind=KIND, one of: token-classification"):
         LocalProcessScorer.load(headless)
     garbled = copy_of(REASONER, tmp_path / "garbled")
     (garbled / "itscale.json").write_text("{")

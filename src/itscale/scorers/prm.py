@@ -1,13 +1,16 @@
 """A process reward model in this process: `embedded` and `hf:PATH`.
 
-A token-classification checkpoint with two labels, "wrong" and "right", read at the last token of
-every step: the probability that an answer which begins like this ends right.
+A decoder read at the last token of every step: the probability that an answer which begins like this
+ends right (or that this step is right: what a model was trained for is its authors' affair). Which
+token that is, and what the head says there, depends on the kind of model (`scorers/prm_kinds.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -21,6 +24,7 @@ from itscale.models.local import (
     load_pretrained,
 )
 from itscale.scorers.base import ProcessScorer
+from itscale.scorers.prm_kinds import PrmKind, kind_of_folder, named_kind
 from itscale.types import Path
 
 __all__ = ["LocalProcessScorer"]
@@ -29,49 +33,62 @@ DEFAULT_ROWS = 256
 
 
 class LocalProcessScorer(ProcessScorer):
-    """A process reward model in this process; a prefix already scored is not computed again."""
+    """A process reward model in this process; a prefix already scored is not computed again.
 
-    def __init__(self, model: Any, tokenizer: Any, facts: Checkpoint, name: str, memory: int) -> None:
+    Args:
+        model: gives logits of (wrong, right) at every token.
+        tokens_of: the tokens a node adds to its parent's, judged at the last of them. Raises for a
+            prompt or a step that this model cannot judge.
+    """
+
+    def __init__(
+        self, model: Any, name: str, memory: int, tokens_of: Callable[[Path], Sequence[int]]
+    ) -> None:
         from itscale.models.engine.forward import CachedForward
         from itscale.models.engine.judge import Judge
 
         self.name = name
-        self._folder: FilePath | None = None
-        self.prompts = PromptReader(tokenizer, facts)
+        self.tokens_of = tokens_of
+        self._identity: Callable[[], str] = lambda: name
         self.engine = Judge(
             CachedForward(model, limit_bytes=memory),
-            prompt_tokens=self.prompts.of_path,
-            max_context=int(model.config.get_text_config().max_position_embeddings),
+            prompt_tokens=tokens_of,
+            step_tokens=tokens_of,
+            max_context=_context_without_window(model.config.get_text_config()),
             max_rows=DEFAULT_ROWS,
         )
 
     @classmethod
     def load(
-        cls, folder: FilePath, *, name: str | None = None, kv_memory_bytes: int = DEFAULT_MEMORY_BYTES
+        cls,
+        folder: FilePath,
+        *,
+        kind: str | None = None,
+        name: str | None = None,
+        kv_memory_bytes: int = DEFAULT_MEMORY_BYTES,
     ) -> LocalProcessScorer:
-        """The scorer in a checkpoint folder; it reads the reasoner's own token ids.
+        """The scorer in a checkpoint folder, of the kind its config says if none is given.
 
         Raises:
-            OptionError: torch or transformers are not installed.
-            ModelError: the folder holds no whole token-classification checkpoint of two labels.
+            OptionError: torch or transformers are not installed, or the kind is unknown.
+            ModelError: the folder holds no whole checkpoint of that kind.
         """
         facts = Checkpoint.read(folder)
-        model, tokenizer = load_pretrained(folder, "AutoModelForTokenClassification")
-        if model.config.num_labels != 2:
-            raise ModelError(
-                f"{folder} has {model.config.num_labels} labels; a process reward model has two, "
-                "wrong and right"
-            )
-        loaded = cls(model, tokenizer, facts, name or f"hf:{folder}", kv_memory_bytes)
-        loaded._folder = folder
+        known = named_kind(kind) if kind else kind_of_folder(folder)
+        label = name or (f"hf:{folder}#kind={kind}" if kind else f"hf:{folder}")
+        model, tokens_of = _own(folder, facts) if known.layout is None else _published(folder, known)
+        loaded = cls(model, label, kv_memory_bytes, tokens_of)
+        suffix = "" if known.layout is None else f"#{known.name}"
+        loaded._identity = lambda: fingerprint(folder) + suffix
         return loaded
 
     @property
     def identity(self) -> str:
-        return fingerprint(self._folder) if self._folder else self.name
+        return self._identity()
 
     async def score(self, path: Path, ledger: Ledger) -> Sequence[float]:
-        self.prompts.of_path(path)
+        for node in path.nodes():
+            self.tokens_of(node)  # what cannot be judged is refused before the engine sees it
         request = await self.engine.score(path)
         ledger.charge_scorer(tokens=request.computed_tokens)
         if request.cancelled:
@@ -82,3 +99,56 @@ class LocalProcessScorer(ProcessScorer):
 
     async def close(self) -> None:
         self.engine.close()
+
+
+def _own(folder: FilePath, facts: Checkpoint) -> tuple[Any, Callable[[Path], Sequence[int]]]:
+    """A token-classification model over the reasoner's own token ids."""
+    model, tokenizer = load_pretrained(folder, "AutoModelForTokenClassification")
+    if model.config.num_labels != 2:
+        raise ModelError(
+            f"{folder} has {model.config.num_labels} labels; a process reward model has two, wrong and right"
+        )
+    prompts = PromptReader(tokenizer, facts)
+    return model, lambda path: prompts.of_path(path) if path.step is None else path.step.token_ids
+
+
+def _published(folder: FilePath, kind: PrmKind) -> tuple[Any, Callable[[Path], Sequence[int]]]:
+    """A model of a known kind, that reads text and spells it itself."""
+    assert kind.layout is not None
+    whole = kind.head == "tokens"
+    with _unexpected_is_expected():
+        model, tokenizer = load_pretrained(folder, "AutoModelForCausalLM" if whole else "AutoModel")
+    layout = kind.layout(tokenizer)
+    from itscale.models.engine import headed
+
+    if kind.head == "tokens":
+        head, trunk = headed.head_of_tokens(model, layout.labels), model.base_model
+    elif kind.head == "two layers":
+        names = [f"score.{layer}.{what}" for layer in (0, 2) for what in ("weight", "bias")]
+        head, trunk = headed.head_of_two_layers(headed.stored_tensors(folder, names)), model
+    else:
+        names = [f"v_head.summary.{what}" for what in ("weight", "bias")]
+        head, trunk = headed.head_of_value(headed.stored_tensors(folder, names)), model
+    return headed.Headed(trunk, head), layout.tokens
+
+
+@contextmanager
+def _unexpected_is_expected() -> Iterator[None]:
+    """No warning for tensors the trunk does not know: they are the head's, read by ourselves."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _context_without_window(config: Any) -> int:
+    """How many tokens the model may be given; up to its sliding window attention is plain attention."""
+    context = int(config.max_position_embeddings)
+    window = getattr(config, "sliding_window", None)
+    if window is not None:
+        context = min(context, int(window))
+        config.sliding_window = None
+    return context

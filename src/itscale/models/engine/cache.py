@@ -81,11 +81,17 @@ class Segment:
 class PrefixCache:
     """Segments by path."""
 
-    def __init__(self, pool: SlotPool, prompt_tokens: Callable[[Path], Sequence[int]]) -> None:
+    def __init__(
+        self,
+        pool: SlotPool,
+        prompt_tokens: Callable[[Path], Sequence[int]],
+        step_tokens: Callable[[Path], Sequence[int]] | None = None,
+    ) -> None:
         self.pool = pool
         self.reserved = 0
         """Slots promised to rows in flight and not taken yet."""
         self._prompt_tokens = prompt_tokens
+        self._step_tokens = step_tokens or _own_tokens
         self._segments: dict[int, Segment] = {}
         self._dead: deque[tuple[int, weakref.ref[Path]]] = deque()
         self._clock = 0
@@ -98,7 +104,7 @@ class PrefixCache:
                 return known
             self._drop(id(path))  # the id was reused before the dead path was collected
         parent = None if path.parent is None else self.segment(path.parent)
-        tokens = self._prompt_tokens(path) if path.step is None else path.step.token_ids
+        tokens = self._prompt_tokens(path) if path.step is None else self._step_tokens(path)
         return self.adopt(path, parent, tokens, _NONE)
 
     def adopt(self, path: Path, parent: Segment | None, tokens: Sequence[int], slots: Slots) -> Segment:
@@ -197,3 +203,8 @@ class PrefixCache:
                 self._release(segment)
                 if freed >= n:
                     return
+
+
+def _own_tokens(path: Path) -> Sequence[int]:
+    """The tokens the step itself is made of."""
+    return path.step.token_ids if path.step is not None else ()

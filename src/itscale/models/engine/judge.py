@@ -43,18 +43,23 @@ class Judgement:
 
 
 class Judge:
-    """Scores paths with a model whose head gives logits of ("wrong", "right") at every token."""
+    """Scores paths with a model whose head gives logits of ("wrong", "right") at every token.
+
+    `step_tokens` says what a step's node adds to its parent's tokens, read at the last of them; by
+    default the step's own tokens.
+    """
 
     def __init__(
         self,
         forward: CachedForward,
         *,
         prompt_tokens: Callable[[Path], Sequence[int]],
+        step_tokens: Callable[[Path], Sequence[int]] | None = None,
         max_context: int,
         max_rows: int,
     ) -> None:
         self.forward = forward
-        self.cache = PrefixCache(forward.pool, prompt_tokens)
+        self.cache = PrefixCache(forward.pool, prompt_tokens, step_tokens)
         self.max_context = max_context
         self.max_rows = max_rows
         self._waiting: list[Judgement] = []
