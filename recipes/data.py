@@ -13,22 +13,37 @@ from itscale.tasks.chain import Chain
 from itscale.tasks.countdown import Countdown
 
 IGNORED = -100
-# (task, level, share of exercises): the default levels carry most of the weight.
-MIXTURE: list[tuple[GeneratedTask, int, float]] = [
-    (Countdown(), 3, 0.08),
-    (Countdown(), 4, 0.37),
-    (Countdown(), 5, 0.20),
-    (Chain(), 3, 0.06),
-    (Chain(), 4, 0.08),
-    (Chain(), 5, 0.09),
-    (Chain(), 6, 0.07),
-    (Chain(), 8, 0.05),
-]
+Mixture = list[tuple[GeneratedTask, int, float]]
+"""(task, level, share of exercises)."""
+MIXTURES: dict[str, Mixture] = {
+    # What the reasoner learns: the default level of Countdown carries most of the weight.
+    "reasoner": [
+        (Countdown(), 3, 0.08),
+        (Countdown(), 4, 0.37),
+        (Countdown(), 5, 0.20),
+        (Chain(), 3, 0.06),
+        (Chain(), 4, 0.08),
+        (Chain(), 5, 0.09),
+        (Chain(), 6, 0.07),
+        (Chain(), 8, 0.05),
+    ],
+    # What a judge of the reasoner must know better than it: which definition belongs to which name.
+    "scorer": [
+        (Countdown(), 3, 0.03),
+        (Countdown(), 4, 0.20),
+        (Countdown(), 5, 0.10),
+        (Chain(), 3, 0.31),
+        (Chain(), 4, 0.15),
+        (Chain(), 5, 0.11),
+        (Chain(), 6, 0.06),
+        (Chain(), 8, 0.04),
+    ],
+}
 
 
-def draw_training(rng: random.Random) -> Exercise:
+def draw_training(rng: random.Random, mixture: Mixture) -> Exercise:
     """One exercise from the mixture, always of the training side."""
-    task, level, _ = rng.choices(MIXTURE, weights=[share for *_, share in MIXTURE])[0]
+    task, level, _ = rng.choices(mixture, weights=[share for *_, share in mixture])[0]
     while True:
         exercise = task.draw(rng, level)
         if split_of(exercise.key) == "train":
@@ -36,7 +51,7 @@ def draw_training(rng: random.Random) -> Exercise:
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, tokens_per_batch: int, seed: int
+    tokenizer: PreTrainedTokenizerFast, tokens_per_batch: int, seed: int, mixture: Mixture
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless `(input_ids, labels)`, shapes (B, T); labels are the solution and `<eos>` only.
 
@@ -46,7 +61,7 @@ def batches(
     rng = random.Random(seed)
     pad = tokenizer.pad_token_id
     while True:
-        pool = [draw_training(rng) for _ in range(4096)]
+        pool = [draw_training(rng, mixture) for _ in range(4096)]
         prompts = tokenizer([f"<user>{e.prompt}<assistant>" for e in pool]).input_ids
         solutions = tokenizer([f"{e.solution}<eos>" for e in pool]).input_ids
         rows = sorted(zip(prompts, solutions, strict=True), key=lambda r: len(r[0]) + len(r[1]))

@@ -3,7 +3,7 @@
 Samples whole solutions at temperature 1 with itscale's own engine and checks each. Every prefix of
 a rollout is labelled with whether the rollout ended right: an unbiased draw of what the process
 reward model is to learn, P(ends right | prefix). Problems are of the training side, with the
-reasoner's mixture of tasks and levels.
+scorer's mixture of tasks and levels.
 
 One JSON object a line: task, level, prompt, token_ids, right.
 """
@@ -25,7 +25,7 @@ from itscale.models.local import LocalModel
 from itscale.randomness import derive
 from itscale.tasks.base import GeneratedTask, Split, split_of
 from itscale.types import Problem, Prompt
-from recipes.data import MIXTURE
+from recipes.data import MIXTURES
 
 IN_FLIGHT = 64
 
@@ -57,12 +57,13 @@ async def collect(options: argparse.Namespace) -> None:
     model = LocalModel.load(options.model, kv_memory_bytes=2**30)
     rng = random.Random(options.seed)
     side: Split = "test" if options.held_out else "train"
-    weights = [share for *_, share in MIXTURE]
+    mixture = MIXTURES["scorer"]
+    weights = [share for *_, share in mixture]
     right = done = 0
     with options.out.open("w") as out:
         pending: set[asyncio.Task[int]] = set()
         for i in range(options.problems):
-            task, level, _ = rng.choices(MIXTURE, weights)[0]
+            task, level, _ = rng.choices(mixture, weights)[0]
             exercise = next(e for e in task.exercises(side, level, rng) if split_of(e.key) == side)
             problem = Problem(f"{i}", Prompt.user(exercise.prompt), exercise.answer, level)
             seed = derive(options.seed, "rollout", i)
@@ -82,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--problems", type=int, default=5_000)
+    parser.add_argument("--problems", type=int, default=6_600)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)

@@ -1,10 +1,14 @@
 """Train the embedded process reward model on rollouts.
 
-`python -m recipes.train_process_scorer --reasoner DIR --rollouts FILE... --out DIR`
+`python -m recipes.train_process_scorer --trunk DIR --rollouts FILE... --out DIR`
 
-The reasoner's trunk with a two-label token-classification head ("wrong", "right"), trained by
-cross-entropy at the last token of every step. Writes an ordinary Hugging Face checkpoint (bfloat16)
-and `training.jsonl`.
+A causal model's trunk with a two-label token-classification head ("wrong", "right"), trained by
+cross-entropy at the last token of every step on whether the rollout ended right: the head learns
+P(ends right | prefix). A second head, thrown away at the end, learns where a rollout leaves the legal
+lines (`recipes/legal.py`), which is known without noise. One outcome for three lines tells little
+about which line went wrong; the second head makes the trunk look.
+
+Writes an ordinary Hugging Face checkpoint (bfloat16) and `training.jsonl`.
 """
 
 from __future__ import annotations
@@ -21,28 +25,33 @@ from transformers import AutoTokenizer, LlamaForTokenClassification, PreTrainedT
 
 from recipes.data import IGNORED
 from recipes.describe import describe
+from recipes.legal import legal_so_far
 from recipes.optimise import Optimiser
 
-Row = tuple[list[int], list[int]]
+Row = tuple[list[int], list[int], list[int]]
 
 
 def load_rows(files: list[Path], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
-    """`(input_ids, labels)` of every rollout; labels at step ends are 0 or 1."""
+    """`(input_ids, right, legal)` of every rollout: 0 or 1, right at step ends alone, IGNORED elsewhere."""
     ends = {tokenizer.convert_tokens_to_ids("\n"), tokenizer.eos_token_id}
     rollouts = [json.loads(line) for file in files for line in file.open()]
     prompts = tokenizer([f"<user>{r['prompt']}<assistant>" for r in rollouts]).input_ids
+    words = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     rows = []
     for prompt, rollout in zip(prompts, rollouts, strict=True):
         ids, right = rollout["token_ids"], int(rollout["right"])
         labels = [right if token in ends else IGNORED for token in ids]
-        rows.append((prompt + ids, [IGNORED] * len(prompt) + labels))
+        judged = legal_so_far(rollout["task"], rollout["prompt"], [words[i] for i in ids])
+        legal = [IGNORED if good is None else good for good in judged]
+        before = [IGNORED] * len(prompt)
+        rows.append((prompt + ids, before + labels, before + legal))
     return rows
 
 
 def epochs(
     rows: list[Row], tokens_per_batch: int, pad: int, seed: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless batches `(input_ids, labels)`, shapes (B, T), bucketed by length, order reshuffled."""
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Endless batches `(input_ids, right, legal)`, shapes (B, T), bucketed by length, reshuffled."""
     rng = random.Random(seed)
     by_length = sorted(rows, key=lambda row: len(row[0]))
     groups: list[list[Row]] = [[]]
@@ -53,22 +62,35 @@ def epochs(
     while True:
         rng.shuffle(groups)
         for group in groups:
-            width = max(len(ids) for ids, _ in group)
-            inputs = torch.full((len(group), width), pad)
-            labels = torch.full((len(group), width), IGNORED)
-            for i, (ids, marks) in enumerate(group):
-                inputs[i, : len(ids)] = torch.tensor(ids)
-                labels[i, : len(marks)] = torch.tensor(marks)
-            yield inputs, labels
+            width = max(len(row[0]) for row in group)
+            inputs, right, legal = (torch.full((len(group), width), fill) for fill in (pad, IGNORED, IGNORED))
+            for i, row in enumerate(group):
+                for whole, part in zip((inputs, right, legal), row, strict=True):
+                    whole[i, : len(part)] = torch.tensor(part)
+            yield inputs, right, legal
+
+
+class Judges(torch.nn.Module):
+    """The model that ships, and the head beside it that does not."""
+
+    def __init__(self, model: LlamaForTokenClassification) -> None:
+        super().__init__()
+        self.shipped = model
+        self.legal_head = torch.nn.Linear(model.config.hidden_size, 2)
+
+    def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of right and of legal, both (B, T, 2)."""
+        hidden = self.shipped.model(input_ids=input_ids, use_cache=False).last_hidden_state
+        return self.shipped.score(hidden), self.legal_head(hidden)
 
 
 def main() -> None:
     """Train, log, save."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--reasoner", type=Path, required=True)
+    parser.add_argument("--trunk", type=Path, required=True, help="a causal checkpoint to start from")
     parser.add_argument("--rollouts", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--tokens-per-step", type=int, default=6144)
     parser.add_argument("--muon-lr", type=float, default=0.003)
     parser.add_argument("--adamw-lr", type=float, default=0.001)
@@ -77,9 +99,9 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
-    tokenizer = AutoTokenizer.from_pretrained(options.reasoner)
+    tokenizer = AutoTokenizer.from_pretrained(options.trunk)
     model = LlamaForTokenClassification.from_pretrained(
-        options.reasoner,
+        options.trunk,
         num_labels=2,
         id2label={0: "wrong", 1: "right"},
         label2id={"wrong": 0, "right": 1},
@@ -88,37 +110,39 @@ def main() -> None:
     )
     model.config.classifier_dropout = 0.0
     model.dropout.p = 0.0
-    model.to(options.device).train()
-    optimiser = Optimiser(
-        model, total_steps=options.steps, muon_lr=options.muon_lr, adamw_lr=options.adamw_lr
-    )
+    both = Judges(model).to(options.device).train()
+    optimiser = Optimiser(both, total_steps=options.steps, muon_lr=options.muon_lr, adamw_lr=options.adamw_lr)
     rows = load_rows(options.rollouts, tokenizer)
-    print(f"{len(rows)} rollouts, {sum(len(ids) for ids, _ in rows)} tokens", flush=True)
+    print(f"{len(rows)} rollouts, {sum(len(row[0]) for row in rows)} tokens", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    started, tokens, loss_sum, counted = time.monotonic(), 0, 0.0, 0
+    started, tokens, loss_sum, legal_sum, counted = time.monotonic(), 0, 0.0, 0.0, 0
     stream = epochs(rows, options.tokens_per_step, tokenizer.pad_token_id, options.seed)
     with (options.out / "training.jsonl").open("w") as curve:
         for step in range(1, options.steps + 1):
-            inputs, labels = (t.to(options.device) for t in next(stream))
+            inputs, right, legal = (t.to(options.device) for t in next(stream))
             with torch.autocast(options.device, torch.bfloat16):
-                logits = model(input_ids=inputs, use_cache=False).logits
-            learnt = labels != IGNORED
-            loss = torch.nn.functional.cross_entropy(logits[learnt].float(), labels[learnt])
-            optimiser.step(loss)
+                of_right, of_legal = both(inputs)
+            loss, beside = (
+                torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+                for logits, labels in ((of_right, right), (of_legal, legal))
+            )
+            optimiser.step(loss + beside)
             tokens += inputs.numel()
             loss_sum += float(loss.detach())
+            legal_sum += float(beside.detach())
             counted += 1
             if step % 50 == 0:
                 row = {
                     "step": step,
                     "tokens": tokens,
                     "loss_nats": round(loss_sum / counted, 4),
+                    "legal_loss_nats": round(legal_sum / counted, 4),
                     "seconds": round(time.monotonic() - started, 1),
                 }
                 print(row, flush=True)
                 curve.write(json.dumps(row) + "\n")
                 curve.flush()
-                loss_sum, counted = 0.0, 0
+                loss_sum, legal_sum, counted = 0.0, 0.0, 0
             if step % 500 == 0 or step == options.steps:
                 state = {n: t.detach().to("cpu", torch.bfloat16) for n, t in model.state_dict().items()}
                 model.config.dtype = "bfloat16"

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from recipes.data import IGNORED, batches
+from recipes.data import IGNORED, MIXTURES, batches
 from recipes.describe import describe
 from recipes.optimise import Optimiser
 from recipes.vocabulary import build_tokenizer
@@ -65,7 +65,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     started, tokens, loss_sum, right_sum, counted = time.monotonic(), 0, 0.0, 0, 0
     with (options.out / "training.jsonl").open("w") as curve:
-        stream = batches(tokenizer, options.tokens_per_step, options.seed)
+        stream = batches(tokenizer, options.tokens_per_step, options.seed, MIXTURES["reasoner"])
         for step in range(1, options.steps + 1):
             inputs, labels = (t.to(options.device) for t in next(stream))
             with torch.autocast(options.device, torch.bfloat16):

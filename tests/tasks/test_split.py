@@ -15,7 +15,7 @@ from itscale.tasks import Chain, Countdown, GeneratedTask
 from itscale.tasks.base import HELD_OUT_ONE_IN, split_of
 from itscale.tasks.chain import NAMES
 from itscale.types import Problem, Prompt
-from recipes.data import MIXTURE, draw_training
+from recipes.data import MIXTURES, draw_training
 
 TASKS: list[GeneratedTask] = [Countdown(), Chain()]
 LEVELS = [(task, level) for task in TASKS for level in task.levels]
@@ -85,10 +85,11 @@ def test_names_order_and_irrelevant_definitions_of_a_chain_do_not_count(seed: in
     assert key_of(f"Given {', '.join(kept)}, find {asked}") == exercise.key
 
 
-def test_training_draws_and_held_out_problems_are_disjoint():
-    """Thousands of draws of the real training stream, no held-out problem of any level among them."""
+@pytest.mark.parametrize("mixture", MIXTURES.values(), ids=MIXTURES)
+def test_training_draws_and_held_out_problems_are_disjoint(mixture):
+    """Thousands of draws of a real training stream, no held-out problem of any level among them."""
     rng = random.Random(0)
-    trained = {key_of(draw_training(rng).prompt) for _ in range(TRAINING_DRAWS)}
+    trained = {key_of(draw_training(rng, mixture).prompt) for _ in range(TRAINING_DRAWS)}
     assert len(trained) > TRAINING_DRAWS * 0.8
     assert {split_of(key) for key in trained} == {"train"}
     for task, level in LEVELS:
@@ -104,12 +105,13 @@ def test_without_the_split_the_sides_would_overlap():
     assert drawn & {key_of(prompt) for prompt in prompts(Countdown(), 3)}
 
 
-def test_the_mixture_covers_every_task_and_level():
+@pytest.mark.parametrize("mixture", MIXTURES.values(), ids=MIXTURES)
+def test_a_mixture_covers_every_task_and_level(mixture):
     """Nothing is measured that was never trained, and the shares are shares."""
-    assert [(task.name, level) for task, level, _ in MIXTURE] == [
+    assert [(task.name, level) for task, level, _ in mixture] == [
         (task.name, level) for task, level in LEVELS
     ]
-    assert sum(share for *_, share in MIXTURE) == pytest.approx(1.0)
+    assert sum(share for *_, share in mixture) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(("task", "level"), LEVELS)
