@@ -43,7 +43,10 @@ def on(name: str) -> Finding:
     fewer = ratio(np.full(len(used), float(MOST)), used)
     loss = estimate(np.array(voted, float) - np.array(right, float))
     plain = estimate(np.array(voted, float))
-    measured = f"{fewer.plain(1)} times fewer samples than {MOST}; accuracy {loss.points()} lost of {plain.percent()}"
+    measured = (
+        f"{fewer.plain(1)} times fewer samples than {MOST}; accuracy {loss.points()} lost of "
+        f"{plain.percent()}"
+    )
     cheap, safe = fewer.high >= 6, loss.low <= 0.001
     if safe and cheap:
         return Finding(name, measured, "holds", "as said")

@@ -75,7 +75,7 @@ class Claim:
     """Of the script: `benchmarks/claims/NAME.py`, its name in kebab case."""
     says: str
     source: str
-    """arXiv number."""
+    """arXiv number, or an address where there is none."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,12 @@ class Finding:
 
 def block(claim: Claim, findings: Sequence[Finding]) -> str:
     """One claim's part of the page."""
-    source = f"[arXiv {claim.source}](https://arxiv.org/abs/{claim.source})"
+    is_address = claim.source.startswith("https://")
+    source = (
+        f"[source]({claim.source})"
+        if is_address
+        else f"[arXiv {claim.source}](https://arxiv.org/abs/{claim.source})"
+    )
     lines = [
         f"<!-- claim {claim.name} -->",
         f"**{claim.says}** ({source}; `python -m benchmarks.claims {claim.name}`)",
