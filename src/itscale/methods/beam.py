@@ -13,28 +13,79 @@ path, and the search ends when N are set aside.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from itscale.errors import OptionError, did_you_mean
-from itscale.methods.base import Method, Outcome, best, candidate
+from itscale.methods.base import Method, Outcome
+from itscale.methods.searching import Candidates, check_search_options
 from itscale.methods.session import Session
 from itscale.models.base import Capability
-from itscale.scorers.base import AGGREGATIONS, Aggregation
-from itscale.types import Path
+from itscale.scorers.base import Aggregation
+from itscale.types import Path, StopReason
 
-__all__ = ["Beam"]
+__all__ = ["Beam", "Scope", "check_scope", "search_beams"]
 
-Scores = dict[Path, tuple[float, ...]]
+Scope = Literal["global", "parent"]
 Families = Sequence[Sequence[Path]]
 """Children by parent."""
 
 
+async def search_beams(
+    session: Session,
+    judged: Candidates,
+    grow: Callable[[Sequence[Path], int], Awaitable[Families]],
+    value: Callable[[Path], float],
+    *,
+    width: int,
+    scope: Scope,
+    finished_hold_slot: bool,
+    max_steps: int,
+) -> Outcome:
+    """Grow, keep the best by `value` (larger is better), until all that is kept has ended.
+
+    `grow` gives each of some paths that many children; a path that may not move is its own child.
+    """
+    n = session.generations
+    width = min(width, n)
+    done: list[Path] = []
+    [first] = await grow([session.root], n)
+    families: Families = [first[i : i + width] for i in range(0, len(first), width)]
+    beams: list[Path] = []
+    for step in range(max_steps):
+        if not finished_hold_slot:
+            done += [path for family in families for path in family if path.ended]
+            families = [[path for path in family if not path.ended] for family in families]
+        paths = [path for family in families for path in family]
+        if scope == "parent":
+            beams = [max(family, key=value) for family in families if family]
+        else:
+            beams = sorted(paths, key=value, reverse=True)[: n // width]
+        kept = set(beams)
+        session.pruned([path for path in paths if path not in kept])
+        if session.exhausted or len(done) >= n or not any(map(session.can_grow, beams)):
+            break
+        if step < max_steps - 1:
+            families = await grow(beams, width)
+    growing = len(done) < n and any(map(session.can_grow, beams))
+    stop = session.exhausted or (StopReason.STEPS if growing else None)
+    return judged.outcome([*done, *beams], "argmax", stop)
+
+
+def check_scope(scope: str) -> None:
+    """Raises OptionError if it is none."""
+    if scope not in ("global", "parent"):
+        raise OptionError(did_you_mean("scope", scope, ["global", "parent"]))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Beam(Method):
-    """N paths, the best N/width prefixes are kept after every step and extended `width` times."""
+    """N paths, the best N/width prefixes are kept after every step and extended `width` times.
+
+    Raises:
+        OptionError: an option is unknown or out of range.
+    """
 
     name: ClassVar[str] = "beam"
     summary: ClassVar[str] = "keep the best prefixes after every step, fork each"
@@ -43,61 +94,30 @@ class Beam(Method):
 
     width: int = 4
     """M: children of every kept prefix. A budget below it narrows it."""
-    scope: Literal["global", "parent"] = "global"
+    scope: Scope = "global"
     aggregate: Aggregation = "last"
     finished_hold_slot: bool = True
     max_steps: int = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.width < 1 or self.max_steps < 1:
-            raise OptionError("beam width and max_steps must be at least 1")
-        if self.scope not in ("global", "parent"):
-            raise OptionError(did_you_mean("scope", self.scope, ["global", "parent"]))
-        if self.aggregate not in AGGREGATIONS:
-            raise OptionError(did_you_mean("aggregate", self.aggregate, AGGREGATIONS))
+        check_search_options(self, "width", "max_steps")
+        check_scope(self.scope)
 
     async def search(self, session: Session) -> Outcome:
-        n = session.generations
-        width = min(self.width, n)
-        scores: Scores = {}
-        done: list[Path] = []
-        [first] = await session.extend_scored([session.root], n)
-        grown = [first[i : i + width] for i in range(0, len(first), width)]
-        beams: list[Path] = []
-        for _ in range(self.max_steps):
-            scores |= {path: judged for family in grown for path, judged in family if judged}
-            families = [[path for path, _ in family] for family in grown]
-            if not self.finished_hold_slot:
-                done += [path for family in families for path in family if path.ended]
-                families = [[path for path in family if not path.ended] for family in families]
-            beams = self._select(session, families, n // width, scores)
-            if session.exhausted or len(done) >= n or all(path.ended for path in beams):
-                break
-            grown = await session.extend_scored(beams, width)
-            if all(family == [(beam, None)] for family, beam in zip(grown, beams, strict=True)):
-                break  # nothing moves any more
-        candidates = [
-            candidate(path, score=self._value(path, scores), step_scores=scores.get(path, ()))
-            for path in dict.fromkeys([*done, *beams])
-        ]
-        return Outcome(candidates, best(candidates))
+        """Beams by the score of the prefix itself, judged as soon as it is there."""
+        judged = Candidates(self.aggregate)
 
-    def _value(self, path: Path, scores: Scores) -> float | None:
-        return AGGREGATIONS[self.aggregate](scores[path]) if path in scores else None
+        async def grow(paths: Sequence[Path], n: int) -> Families:
+            return judged.add(await session.extend_scored(paths, n))
 
-    def _select(self, session: Session, families: Families, keep: int, scores: Scores) -> list[Path]:
-        """The best `keep` prefixes of all, or of every family its best one; ties to the earliest."""
-
-        def order(path: Path) -> float:
-            value = self._value(path, scores)
-            return -math.inf if value is None else value
-
-        paths = [path for family in families for path in family]
-        if self.scope == "parent":
-            kept = [max(family, key=order) for family in families if family]
-        else:
-            kept = sorted(paths, key=order, reverse=True)[:keep]
-        chosen = set(kept)
-        session.pruned([path for path in paths if path not in chosen])
-        return kept
+        return await search_beams(
+            session,
+            judged,
+            grow,
+            judged.value,
+            width=self.width,
+            scope=self.scope,
+            finished_hold_slot=self.finished_hold_slot,
+            max_steps=self.max_steps,
+        )

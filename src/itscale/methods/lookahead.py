@@ -2,13 +2,12 @@
 
 Snell et al. 2024, "Scaling LLM Test-Time Compute Optimally", arXiv 2408.03314, section 5.2: after
 each sampled step continue greedily (temperature 0) for k steps; the value of the step is the score
-at the end of that rollout; the rollout is dropped, the step kept. Then as in beam search: keep the
-best N/M prefixes of all and extend each with M children.
+at the end of that rollout; the rollout is dropped, the step kept. Then as in `Beam`, whose options
+it shares.
 
 Rollouts are paid for: a round costs N (k + 1) steps, and their tokens count as discarded, so
-compare methods at equal tokens. k = 0 is `Beam` with its defaults. A finished path has no rollout;
-it competes for its place by its own score and keeps it while that does. When a rollout's call
-fails, the step is judged as far as the rollout got.
+compare methods at equal tokens. k = 0 is `Beam`. A finished path has no rollout and is valued by its
+own score. When a rollout's call fails, the step is judged as far as the rollout got.
 """
 
 from __future__ import annotations
@@ -20,11 +19,12 @@ from typing import ClassVar, Literal
 
 from itscale.errors import OptionError
 from itscale.methods.base import Method, Outcome
+from itscale.methods.beam import Scope, check_scope, search_beams
 from itscale.methods.searching import Candidates, check_search_options
 from itscale.methods.session import Session
 from itscale.models.base import Capability
 from itscale.scorers.base import AGGREGATIONS, Aggregation
-from itscale.types import Path, StopReason
+from itscale.types import Path
 
 __all__ = ["Lookahead"]
 
@@ -46,34 +46,39 @@ class Lookahead(Method):
     """Steps of a rollout."""
     width: int = 4
     """M: children of every kept prefix. A budget below it narrows it."""
+    scope: Scope = "global"
     aggregate: Aggregation = "last"
+    finished_hold_slot: bool = True
     max_steps: int = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_search_options(self, "width", "max_steps")
+        check_scope(self.scope)
         if self.k < 0:
             raise OptionError(f"k of lookahead is {self.k}; give 0 (no rollout) or more")
 
     async def search(self, session: Session) -> Outcome:
-        """Extend, roll out, keep the best; until all that is kept has ended."""
-        n = session.generations
-        width = min(self.width, n)
+        """Beams by the score at the end of each step's rollout."""
         judged = Candidates(self.aggregate)
         foreseen: dict[Path, float] = {}
-        beams, children = [session.root], n
-        for _ in range(self.max_steps):
-            grown = [path for group in await session.extend(beams, children) for path in group]
-            fresh = [path for path in grown if path.depth and path not in foreseen]
-            foreseen |= await self._foreseen(session, fresh, judged)
-            beams = sorted(grown, key=lambda path: -foreseen.get(path, -math.inf))[: n // width]
-            kept = set(beams)
-            session.pruned([path for path in grown if path not in kept])
-            children = width
-            if session.exhausted or not any(map(session.can_grow, beams)):
-                break
-        stop = StopReason.STEPS if any(map(session.can_grow, beams)) else None
-        return judged.outcome(beams, "argmax", session.exhausted or stop)
+
+        async def grow(paths: Sequence[Path], n: int) -> list[list[Path]]:
+            families = await session.extend(paths, n)
+            fresh = [path for family in families for path in family if path.depth and path not in foreseen]
+            foreseen.update(await self._foreseen(session, fresh, judged))
+            return families
+
+        return await search_beams(
+            session,
+            judged,
+            grow,
+            lambda path: foreseen.get(path, -math.inf),
+            width=self.width,
+            scope=self.scope,
+            finished_hold_slot=self.finished_hold_slot,
+            max_steps=self.max_steps,
+        )
 
     async def _foreseen(
         self, session: Session, paths: Sequence[Path], judged: Candidates
