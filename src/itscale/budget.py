@@ -140,6 +140,7 @@ class Ledger:
         self.generations = 0
         self._reserved_tokens = 0
         self._returned = asyncio.Condition()
+        self._within: Ledger | None = None
 
     @property
     def seconds(self) -> float:
@@ -223,6 +224,19 @@ class Ledger:
                 if self._reserved_tokens == 0:
                     raise OutOfBudget(StopReason.TOKENS)
                 await self._returned.wait()
+
+    def affords(self, tokens: int) -> bool:
+        """Whether so many tokens may be generated beyond everything that is reserved."""
+        if self._within is not None and not self._within.affords(tokens):
+            return False
+        limit = self.budget.tokens
+        return limit is None or self.generated_tokens + self._reserved_tokens + tokens <= limit
+
+    def apart(self) -> Ledger:
+        """An account of its own, without limits, for one call on this one's; `charge` takes it over."""
+        ledger = Ledger(Budget())
+        ledger._within = self
+        return ledger
 
     async def return_tokens(self, granted: int) -> None:
         """The call a reservation was made for has ended and charged what it used."""

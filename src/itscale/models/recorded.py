@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from itscale.budget import Budget, Charges, Ledger
+from itscale.budget import Charges, Ledger
 from itscale.errors import OptionError
 from itscale.models.base import Model, WrappedModel
 from itscale.randomness import Randomness, Seeded, SomeChildren
@@ -69,7 +69,7 @@ class RecordedModel(WrappedModel):
                 ledger.charge_replayed(accounted.charges if accounted else free)
                 return children
             ledger.charge_replayed(free)
-            spent = Ledger(Budget())
+            spent = ledger.apart()
             try:
                 stream = rng if len(missing) == n else SomeChildren(rng, missing)
                 fresh = await self._model.extend(path, len(missing), until, sampling, stream, spent)

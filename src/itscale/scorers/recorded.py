@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from itscale.budget import Budget, Ledger
+from itscale.budget import Ledger
 from itscale.errors import ScorerError
 from itscale.recording import Address, Kind, Recorded, Recording
 from itscale.scorers.base import (
@@ -61,7 +61,7 @@ class _Remembered:
                 return found.answer
             if self._recording.offline:
                 raise await self._recording.missing(address, self.name, paths[0].prompt.question)
-            spent = Ledger(Budget())
+            spent = ledger.apart()
             try:
                 result = await ask(spent)
             finally:

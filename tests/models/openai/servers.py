@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,8 +86,11 @@ class Server:
     reasoning: str | None = None
     tool_calls: Sequence[dict[str, Any]] = ()
     """Where a request has tools, every answer makes these calls."""
+    streams: str | None = "counting"  # or closing, uncounted, None: answers in one piece whatever was asked
     turns: int = 1
-    """Of the event loop that an answer takes."""
+    """Of the event loop that an answer takes; of a streamed one, each token."""
+    cuts: list[int] = field(default_factory=list)
+    """After how many events the next streams break off."""
     faults: list[Callable[[], Awaitable[tuple[int, dict[str, str], bytes]]]] = field(default_factory=list)
     """Answers to the next generating requests instead of the true ones."""
     requests: list[tuple[str, dict[str, Any], dict[str, str]]] = field(default_factory=list)
@@ -113,6 +116,9 @@ class Server:
             for _ in range(self.turns):
                 await asyncio.sleep(0)
             status, extra, answer = await self._answer(scope["path"], body, headers)
+            if not isinstance(answer, bytes):
+                await self._send_events(send, answer)
+                return
         except asyncio.CancelledError:
             self.aborted += 1
             raise
@@ -122,9 +128,24 @@ class Server:
         await send({"type": "http.response.start", "status": status, "headers": sent})
         await send({"type": "http.response.body", "body": answer})
 
+    async def _send_events(self, send: Any, events: Iterator[dict[str, Any]]) -> None:
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        left = self.cuts.pop(0) if self.cuts else math.inf
+        for event in events:
+            for _ in range(self.turns):
+                await asyncio.sleep(0)
+            data = f"data: {json.dumps(event)}\n\n".encode()
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+            self.generated += sum(1 for choice in event["choices"] if "finish_reason" in choice)
+            left -= 1
+            if left < 1:
+                raise httpx.RemoteProtocolError("peer closed connection without sending the whole body")
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
     async def _answer(
         self, path: str, body: dict[str, Any], headers: dict[str, str]
-    ) -> tuple[int, dict[str, str], bytes]:
+    ) -> tuple[int, dict[str, str], Any]:
         if self.key is not None and headers.get("authorization") != f"Bearer {self.key}":
             return error(401, f"Incorrect API key provided: {headers.get('authorization')}")
         if path == "/v1/models":
@@ -144,7 +165,7 @@ class Server:
             return self._chat(body)
         return error(404, "Not Found")
 
-    def _chat(self, body: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+    def _chat(self, body: dict[str, Any]) -> tuple[int, dict[str, str], Any]:
         messages, prefix = body["messages"], []
         asked = {
             "continue": body.get("continue_final_message") is True
@@ -159,7 +180,7 @@ class Server:
 
     def _generate(
         self, body: dict[str, Any], prefix: list[int], read: int, choice: Callable[..., dict[str, Any]]
-    ) -> tuple[int, dict[str, str], bytes]:
+    ) -> tuple[int, dict[str, str], Any]:
         limit = body.get("max_tokens", body.get("max_completion_tokens"))
         if self.context is not None and read + limit > self.context:
             return error(400, f"This model's maximum context length is {self.context} tokens.")
@@ -173,9 +194,48 @@ class Server:
             seed = self._unseeded + 10**6
         said = [self._say(body, prefix, limit, seed + (0 if self.n == "copies" else i)) for i in range(n)]
         made = sum(len(one.ids) for one in said)
+        if body.get("stream") and self.streams:
+            choices = [choice(i, one, body, prefix) for i, one in enumerate(said)]
+            return 200, {}, self._events(body, said, choices, read)
         self.generated += made
         usage = self.usage({"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made})
         return ok({"choices": [choice(i, one, body, prefix) for i, one in enumerate(said)], "usage": usage})
+
+    def _events(
+        self, body: dict[str, Any], said: list[Said], choices: list[dict[str, Any]], read: int
+    ) -> Iterator[dict[str, Any]]:
+        """An event a token, the texts in turn, and one with the usage."""
+        made = sum(len(one.ids) for one in said)
+        for at in range(max(len(one.ids) for one in said)):
+            for one, choice in zip(said, choices, strict=True):
+                if at >= len(one.ids):
+                    continue
+                event: dict[str, Any] = {"choices": [self._piece(one, choice, at)]}
+                if self.streams == "counting" and body["stream_options"].get("continuous_usage_stats"):
+                    event["usage"] = self.usage({"prompt_tokens": read, "completion_tokens": at + 1})
+                yield event
+        if self.streams != "uncounted" and body["stream_options"].get("include_usage"):
+            yield {"choices": [], "usage": self.usage({"prompt_tokens": read, "completion_tokens": made})}
+
+    def _piece(self, said: Said, choice: dict[str, Any], at: int) -> dict[str, Any]:
+        """One token of a text, and with the last what the whole is told to be."""
+        last = at == len(said.ids) - 1
+        whole: str = choice["text"] if "text" in choice else choice["message"]["content"]
+        edges = [len(self.model.text_of(said.ids[: at + i])) for i in (0, 1)]
+        text = whole[edges[0] :] if last else whole[edges[0] : edges[1]]
+        ends = {k: choice[k] for k in ("finish_reason", "stop_reason") if k in choice}
+        piece = {"index": choice["index"], **(ends if last else dict.fromkeys(ends))}
+        shown = choice.get("logprobs")
+        if "text" in choice:
+            piece |= {"text": text, "token_ids": [said.ids[at]] if choice["token_ids"] else None}
+            return piece | {"logprobs": shown and {name: [values[at]] for name, values in shown.items()}}
+        delta: dict[str, Any] = {"content": text} | ({"role": "assistant"} if at == 0 else {})
+        message = choice["message"]
+        if at == 0 and message.get("reasoning_content"):
+            delta["reasoning_content"] = message["reasoning_content"]
+        if last and message.get("tool_calls"):
+            delta["tool_calls"] = [{"index": i, **call} for i, call in enumerate(message["tool_calls"])]
+        return piece | {"delta": delta, "logprobs": shown and {"content": [shown["content"][at]]}}
 
     def _say(self, body: dict[str, Any], prefix: list[int], limit: int, seed: int) -> Said:
         assert {"temperature", "top_p"} <= set(body), "a server's own defaults must not show"
@@ -280,6 +340,61 @@ async def cut() -> tuple[int, dict[str, str], bytes]:
     raise httpx.RemoteProtocolError("peer closed connection without sending complete message body")
 
 
+class Transport(httpx.AsyncBaseTransport):
+    """Requests to an application in this event loop, its answers piece by piece (httpx's own waits)."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        body = await request.aread()
+        headers = [(name.lower(), value) for name, value in request.headers.raw]
+        scope = {"type": "http", "path": request.url.path, "headers": headers}
+        sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue(1)  # a server does not run ahead of its reader
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body}
+
+        task = asyncio.ensure_future(self._app(scope, receive, sent.put))
+        pieces = _Pieces(task, sent)
+        try:
+            start = await pieces.next()
+        except BaseException:
+            await pieces.aclose()
+            raise
+        return httpx.Response(start["status"], headers=start["headers"], stream=pieces)
+
+
+class _Pieces(httpx.AsyncByteStream):
+    """What an application sends, until it is done, fails or nobody listens any more."""
+
+    def __init__(self, task: asyncio.Future[None], sent: asyncio.Queue[dict[str, Any]]) -> None:
+        self._task = task
+        self._sent = sent
+
+    async def next(self) -> dict[str, Any]:
+        getting = asyncio.ensure_future(self._sent.get())
+        try:
+            await asyncio.wait([getting, self._task], return_when=asyncio.FIRST_COMPLETED)
+            if not getting.done() and self._sent.empty():
+                self._task.result()  # its error, if it had one
+                raise AssertionError("the application ended without an answer")
+            return await getting
+        finally:
+            getting.cancel()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        more = True
+        while more:
+            message = await self.next()
+            more = message.get("more_body", False)
+            yield message["body"]
+
+    async def aclose(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+
 class Sleeps:
     """Time that passes at once, and is written down."""
 
@@ -306,7 +421,7 @@ def endpoint_at(
     return Endpoint(
         address,
         Key(key, address.host) if key else None,
-        transport=httpx.ASGITransport(server),
+        transport=Transport(server),
         sleep=sleep or Sleeps(),
         jitter=lambda: 0.5,
         concurrency=concurrency,

@@ -32,12 +32,17 @@ KINDS: dict[str, dict[str, Any]] = {
     "token, n copied": {"n": "copies"},
     "token, no seeds": {"seeds": False},
     "token, short context": {"context": 40},
+    "token, not streamed": {"streams": None},
+    "token, streamed uncounted": {"streams": "uncounted"},
     "chat": {"tokens": False},
     "chat, n ignored": {"tokens": False, "n": "ignores"},
     "chat, n rejected": {"tokens": False, "n": "rejects"},
     "chat, n copied": {"tokens": False, "n": "copies"},
     "chat, no logprobs": {"tokens": False, "logprobs": False},
     "chat, prefix": {"tokens": False, "prefill": "prefix"},
+    "chat, not streamed": {"tokens": False, "streams": None},
+    "chat, counted at the end": {"tokens": False, "streams": "closing"},
+    "chat, no logprobs, counted at the end": {"tokens": False, "streams": "closing", "logprobs": False},
     "chat, stop named": {"tokens": False, "stop": "named"},
     "chat, no continuation": {"tokens": False, "prefill": None},
     "chat, stop not told": {"tokens": False, "stop": "silent"},
@@ -81,6 +86,7 @@ def test_capabilities_are_what_the_server_can_do(kind: str):
     assert (Capability.STEPS in model.capabilities) is (kind not in STEPLESS)
     assert (Capability.SEEDS in model.capabilities) is (server.seeds and not strict)
     assert (Capability.LOGPROBS in model.capabilities) is (server.logprobs and not strict)
+    assert model.facts.streams == (None if server.streams == "uncounted" else server.streams)
     assert model.facts.n is (server.n in ("honours", "copies") and server.logprobs and not strict)
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import pytest
 
 from itscale.budget import Budget, Ledger
@@ -40,7 +41,7 @@ class Listening:
                 request, *lines = head.decode().split("\r\n")
                 headers = dict(line.lower().split(": ", 1) for line in lines if line)
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
-                answering = asyncio.ensure_future(self._answer(request.split()[1], headers, body))
+                answering = asyncio.ensure_future(self._answer(request.split()[1], headers, body, writer))
                 gone = asyncio.ensure_future(reader.read(1))  # the client says nothing more while it waits
                 await asyncio.wait([answering, gone], return_when=asyncio.FIRST_COMPLETED)
                 if gone.done():
@@ -50,31 +51,43 @@ class Listening:
                     return
                 gone.cancel()
                 await asyncio.wait([gone])
-                status, answer = answering.result()
-                writer.write(f"HTTP/1.1 {status} x\r\ncontent-length: {len(answer)}\r\n\r\n".encode())
-                if self.half_a_body and request.split()[1].endswith("completions"):
-                    self.half_a_body -= 1
-                    writer.write(answer[: len(answer) // 2])
-                    return
-                writer.write(answer)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client closed a connection it had kept
+                answering.result()
+        except (asyncio.IncompleteReadError, ConnectionError, httpx.RemoteProtocolError):
+            pass  # the client closed a connection it had kept, or this end broke one off
         finally:
             writer.close()
 
-    async def _answer(self, path: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
-        sent: dict[str, Any] = {}
+    async def _answer(
+        self, path: str, headers: dict[str, str], body: bytes, writer: asyncio.StreamWriter
+    ) -> None:
+        streamed = False
 
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": body}
 
         async def send(message: dict[str, Any]) -> None:
-            sent.update(message)
+            nonlocal streamed
+            if message["type"] == "http.response.start":
+                kind = dict(message["headers"]).get(b"content-type", b"application/json")
+                streamed = kind.startswith(b"text/event-stream")
+                writer.write(f"HTTP/1.1 {message['status']} x\r\ncontent-type: ".encode() + kind + b"\r\n")
+                writer.write(b"transfer-encoding: chunked\r\n\r\n" if streamed else b"")
+                return
+            data = message["body"]
+            if not streamed:
+                writer.write(f"content-length: {len(data)}\r\n\r\n".encode())
+                if self.half_a_body and path.endswith("completions"):
+                    self.half_a_body -= 1
+                    writer.write(data[: len(data) // 2])
+                    raise ConnectionError
+                writer.write(data)
+            else:
+                end = b"" if message.get("more_body") else b"0\r\n\r\n"
+                writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n" + end)
+            await writer.drain()
 
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await self.app({"path": path, "headers": raw}, receive, send)
-        return sent["status"], sent["body"]
 
 
 @asynccontextmanager
@@ -115,7 +128,7 @@ def test_half_a_body_is_asked_for_again():
     """The connection ends before the announced length: another one brings the whole."""
 
     async def run() -> None:
-        async with listening(Server()) as (served, model):
+        async with listening(Server(streams=None)) as (served, model):
             ledger = Ledger(Budget())
             served.half_a_body = 2
             [path] = await asked(model, ledger)
@@ -182,5 +195,5 @@ def test_what_is_sent_is_plain_json():
 
     assert asyncio.run(run()) == {
         "model", "prompt", "max_tokens", "temperature", "top_p", "seed", "logprobs",
-        "return_token_ids", "top_k", "min_p", "repetition_penalty",
+        "return_token_ids", "top_k", "min_p", "repetition_penalty", "stream", "stream_options",
     }  # fmt: skip

@@ -8,12 +8,12 @@ it must differ between processes, and changes no result.
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 import httpx
 
@@ -21,6 +21,9 @@ from itscale.errors import ModelError
 from itscale.models.openai.address import Address, Key
 from itscale.models.openai.concurrency import Concurrency
 from itscale.models.openai.failures import Refused, Trouble, detail_of, refusal, retry_after_s
+from itscale.models.openai.pool import Pool, join, leave
+from itscale.models.openai.stream import Assembly, Delta, events
+from itscale.models.openai.wire import Malformed
 from itscale.version import __version__
 
 __all__ = ["Call", "Endpoint"]
@@ -29,7 +32,8 @@ ATTEMPTS = 5
 BASE_DELAY_S = 0.5
 LONGEST_DELAY_S = 20.0
 LONGEST_RETRY_AFTER_S = 120.0
-CONNECT_S = 10.0
+END_S = 1.0
+"""How long a stream that is whole may take to end."""
 _OVERLOADED = (429, 503)
 _PASSING = (408, 425, 500, 502, 504, *_OVERLOADED, 529)
 
@@ -38,10 +42,16 @@ _PASSING = (408, 425, 500, 502, 504, *_OVERLOADED, 529)
 class Call:
     """How far a call has come, also when it is cut off."""
 
+    heard: Callable[[Delta], None] | None = None
+    """Told of every piece of a streamed answer."""
+    again: Callable[[], bool] = lambda: True
+    """Asked before an attempt is made again: whether it may be. It settles what the last one brought."""
     sent: int = 0
     """Attempts that went out."""
     worked_on: bool = False
     """Whether the server may have read the prompt of the last attempt."""
+    came: Assembly = field(default_factory=Assembly)
+    """What came of a streamed answer in the last attempt."""
 
     @property
     def retries(self) -> int:
@@ -56,7 +66,7 @@ class Endpoint:
         address: where it is; `timeout_s` limits one attempt.
         key: sent to the address's host and nowhere else.
         transport: for tests; the network otherwise.
-        concurrency: how many calls at once.
+        concurrency: how many calls at once; otherwise that of all who ask the same server.
         attempts: of one call, the first included.
         sleep: waits some seconds.
         jitter: a number in [0, 1).
@@ -74,16 +84,23 @@ class Endpoint:
         jitter: Callable[[], float] | None = None,
     ) -> None:
         self.address = address
-        self.concurrency = concurrency or Concurrency()
+        self.protocol: str | None = None
+        """What the server speaks, as its last answer had it: HTTP/1.1 or HTTP/2."""
         self._key = key
-        self._transport = transport
+        self._own = (concurrency or Concurrency(), transport) if concurrency or transport else None
         self._attempts = attempts
         self._sleep = sleep
         self._jitter = jitter or random.Random().random
-        self._pool: tuple[asyncio.AbstractEventLoop, httpx.AsyncClient] | None = None
+        self._joined: tuple[asyncio.AbstractEventLoop, Pool] | None = None
+        self._headers = {"Content-Type": "application/json", "User-Agent": f"itscale/{__version__}"}
 
     def __repr__(self) -> str:
         return f"Endpoint({self.address.url!r})"
+
+    @property
+    def concurrency(self) -> Concurrency:
+        """How many requests the server gets at a time, in the running loop."""
+        return self._pool().concurrency
 
     async def get(self, url: str) -> dict[str, Any]:
         """The JSON object at `url`.
@@ -95,7 +112,9 @@ class Endpoint:
         return await self._call("GET", url, None, Call(), min(self._attempts, 2))
 
     async def post(self, url: str, body: Mapping[str, Any], call: Call | None = None) -> dict[str, Any]:
-        """The JSON object `url` answers to `body`. Cancelling it closes its connection at once.
+        """The JSON object `url` answers to `body`, put together if it came as a stream.
+
+        Cancelling it closes its connection at once.
 
         Raises:
             Refused: the server said no.
@@ -104,10 +123,13 @@ class Endpoint:
         return await self._call("POST", url, json.dumps(body).encode(), call or Call(), self._attempts)
 
     async def close(self) -> None:
-        """Close the pooled connections; the next call opens new ones."""
-        pool, self._pool = self._pool, None
-        if pool is not None and pool[0] is asyncio.get_running_loop():
-            await pool[1].aclose()
+        """Leave the pool of connections; the next call joins one again."""
+        joined, self._joined = self._joined, None
+        if joined is not None and joined[0] is asyncio.get_running_loop():
+            if self._own:
+                await joined[1].client.aclose()
+            else:
+                await leave(joined[1], self.address.url)
 
     def masked(self, text: str) -> str:
         """`text` without the key in it."""
@@ -123,19 +145,21 @@ class Endpoint:
                 return await self._attempt(method, url, body, call)
             except Trouble as trouble:
                 wait_s = trouble.wait_s or 0.0
-                if attempt >= attempts or (trouble.slow and attempt > 1) or wait_s > LONGEST_RETRY_AFTER_S:
+                enough = attempt >= attempts or (trouble.slow and attempt > 1)
+                if enough or wait_s > LONGEST_RETRY_AFTER_S or not call.again():
                     raise ModelError(self.masked(f"{url} {trouble}")) from None
             ceiling = min(LONGEST_DELAY_S, BASE_DELAY_S * 2 ** (attempt - 1))
             await self._sleep(wait_s + ceiling * self._jitter())
 
     async def _attempt(self, method: str, url: str, body: bytes | None, call: Call) -> dict[str, Any]:
         overloaded = succeeded = False
-        mark = await self.concurrency.acquire()
+        slots = self.concurrency
+        mark = await slots.acquire()
         try:
             call.sent += 1
             call.worked_on = True
-            response = await self._respond(method, url, body)
-            answer = self._checked(response, url, body)
+            call.came = Assembly()
+            answer = await self._answer(method, url, body, call)
             succeeded = True
         except Trouble as trouble:
             overloaded, call.worked_on = trouble.overloaded, not trouble.unread
@@ -144,16 +168,23 @@ class Endpoint:
             call.worked_on = False
             raise
         finally:
-            self.concurrency.release(mark, overloaded=overloaded, succeeded=succeeded)
+            slots.release(mark, overloaded=overloaded, succeeded=succeeded)
         return answer
 
-    async def _respond(self, method: str, url: str, body: bytes | None) -> httpx.Response:
+    async def _answer(self, method: str, url: str, body: bytes | None, call: Call) -> dict[str, Any]:
         limit = self.address.timeout_s
-        headers = {"Content-Type": "application/json", "User-Agent": f"itscale/{__version__}"}
-        headers |= self._key.header_for(url) if self._key else {}
+        headers = self._headers | (self._key.header_for(url) if self._key else {})
         try:
-            async with asyncio.timeout(limit):
-                return await self._client().request(method, url, content=body, headers=headers)
+            async with (
+                asyncio.timeout(limit),
+                self._pool().client.stream(method, url, content=body, headers=headers) as response,
+            ):
+                self.protocol = response.http_version
+                kind = response.headers.get("content-type", "")
+                if response.status_code == 200 and kind.startswith("text/event-stream"):
+                    return await self._heard(response, url, body, call)
+                await response.aread()
+                return self._checked(response, url, body)
         except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout):
             raise Trouble(
                 f"gave no answer within {limit:g} s; raise the limit with #timeout=SECONDS, or ask for less",
@@ -170,20 +201,37 @@ class Endpoint:
                 f"broke the connection off ({type(error).__name__}); see the server's log"
             ) from None
 
+    async def _heard(
+        self, response: httpx.Response, url: str, body: bytes | None, call: Call
+    ) -> dict[str, Any]:
+        """A streamed answer, to its end."""
+        stream = events(response.aiter_bytes())
+        async for event in stream:
+            if event == b"[DONE]":
+                # Read to its end, a body leaves its connection to the next call.
+                with suppress(TimeoutError, httpx.RequestError):
+                    async with asyncio.timeout(END_S):
+                        async for _ in stream:
+                            pass
+                return call.came.body()
+            try:
+                said = json.loads(event)
+                if "error" in said:
+                    self._raise_for(_status_in(said), event, None, url, body)
+                deltas = call.came.add(said)
+            except (ValueError, TypeError, AttributeError) as error:
+                why = f": {error}" if isinstance(error, Malformed) else ""
+                raise Trouble(f"streamed something that is no piece of an answer{why}") from None
+            if call.heard is not None:
+                for delta in deltas:
+                    call.heard(delta)
+        raise Trouble("ended its answer before it was whole; see the server's log")
+
     def _checked(self, response: httpx.Response, url: str, body: bytes | None) -> dict[str, Any]:
         """The JSON object in a response; anything else raises."""
-        status = response.status_code
-        if status in _PASSING:
-            raise Trouble(
-                f"answered {status} ({detail_of(response.content)}); try later, or ask for less at once",
-                overloaded=status in _OVERLOADED,
-                unread=status in _OVERLOADED,
-                wait_s=retry_after_s(response.headers.get("retry-after")),
-            )
-        if status >= 300:
-            model = str(json.loads(body).get("model", "")) if body else self.address.model
-            detail = self.masked(detail_of(response.content))
-            raise refusal(status, detail, url, model, keyed=self._key is not None)
+        if response.status_code >= 300:
+            wait_s = retry_after_s(response.headers.get("retry-after"))
+            self._raise_for(response.status_code, response.content, wait_s, url, body)
         try:
             answer = json.loads(response.content)
         except ValueError:
@@ -192,16 +240,31 @@ class Endpoint:
             raise Trouble("answered something that is no JSON object; is it an OpenAI-compatible server?")
         return answer
 
-    def _client(self) -> httpx.AsyncClient:
+    def _raise_for(
+        self, status: int, content: bytes, wait_s: float | None, url: str, body: bytes | None
+    ) -> NoReturn:
+        """The error that a status, and what came with it, stand for."""
+        detail = self.masked(detail_of(content))
+        if status in _PASSING:
+            raise Trouble(
+                f"answered {status} ({detail}); try later, or ask for less at once",
+                overloaded=status in _OVERLOADED,
+                unread=status in _OVERLOADED,
+                wait_s=wait_s,
+            )
+        model = str(json.loads(body).get("model", "")) if body else self.address.model
+        raise refusal(status, detail, url, model, keyed=self._key is not None)
+
+    def _pool(self) -> Pool:
         """The pool of the running event loop."""
         loop = asyncio.get_running_loop()
-        if self._pool is None or self._pool[0] is not loop:
-            client = httpx.AsyncClient(
-                transport=self._transport,
-                http2=importlib.util.find_spec("h2") is not None,
-                follow_redirects=False,
-                timeout=httpx.Timeout(self.address.timeout_s, connect=CONNECT_S, pool=None),
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=self.concurrency.ceiling),
-            )
-            self._pool = (loop, client)
-        return self._pool[1]
+        if self._joined is None or self._joined[0] is not loop:
+            self._joined = (loop, Pool(*self._own) if self._own else join(self.address.url))
+        return self._joined[1]
+
+
+def _status_in(said: Mapping[str, Any]) -> int:
+    """The status an error within a stream names; a fault of the server's if it names none."""
+    error = said["error"]
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and 400 <= code < 600 else 500

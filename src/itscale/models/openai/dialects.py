@@ -18,6 +18,7 @@ from itscale.models.base import Capability, check_plain
 from itscale.models.openai.client import Endpoint
 from itscale.models.openai.failures import Refused
 from itscale.models.openai.steps import text_steps, token_steps
+from itscale.models.openai.stream import Streams, stream_fields
 from itscale.models.openai.wire import Choice, Malformed, Reply, read_chat, read_completion
 from itscale.types import Path, Prompt, Sampling, Step, Until
 
@@ -49,6 +50,8 @@ class Facts:
     """Chat: how an assistant turn is continued."""
     stop: Literal["included", "named"] | None = None
     """How an answer that hit a stop string is told: it holds the string, or names it."""
+    streams: Streams | None = None
+    """Whether answers can be had in pieces, and how often the server then says its counts."""
 
     @property
     def steps(self) -> bool:
@@ -127,6 +130,8 @@ class Dialect(ABC):
         }
         if self.facts.neutral:
             body |= {"top_k": sampling.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0}
+        if self.facts.streams:
+            body |= stream_fields(self.facts.streams)
         if until.what == "step":
             body["stop"] = [self.endpoint.address.boundary]
             if self.facts.stop == "included":

@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 from itscale.errors import ModelError, OptionError, PromptError, did_you_mean
 from itscale.models.openai.address import Address
-from itscale.models.openai.client import Endpoint
+from itscale.models.openai.client import Call, Endpoint
 from itscale.models.openai.dialects import Facts, Prefill, prefilled, token_ids_of
 from itscale.models.openai.failures import Refused
+from itscale.models.openai.stream import STREAMS, Streams, stream_fields
 from itscale.models.openai.wire import Choice, Malformed, Reply, read_chat, read_completion
 from itscale.types import Prompt
 
@@ -107,8 +108,8 @@ async def _token_facts(endpoint: Endpoint, model: str, context: int | None) -> F
     }
     shape |= _NEUTRAL
 
-    async def ask(extra: Mapping[str, Any]) -> Reply:
-        return read_completion(await endpoint.post(url, {**shape, **extra}))
+    async def ask(extra: Mapping[str, Any], call: Call | None = None) -> Reply:
+        return read_completion(await endpoint.post(url, {**shape, **extra}, call))
 
     try:
         greedy = (await ask(_GREEDY)).choices[0]
@@ -118,6 +119,7 @@ async def _token_facts(endpoint: Endpoint, model: str, context: int | None) -> F
         again = (await _asked_twice(ask))[0] if n else (await ask({**_SAMPLED, "seed": 7})).choices[0]
         stop = await _stop_is_included(ask, greedy)
         seeds = await _seeds_decide(lambda seed: ask({**_SAMPLED, "seed": seed}), (first, again))
+        streams = await _streams(lambda style, call: ask(_GREEDY | stream_fields(style), call), greedy)
     except (Refused, Malformed):
         return None
     if not stop:
@@ -132,7 +134,23 @@ async def _token_facts(endpoint: Endpoint, model: str, context: int | None) -> F
         neutral=True,
         max_context=context,
         stop="included",
+        streams=streams,
     )
+
+
+async def _streams(ask: Callable[[Streams, Call], Awaitable[Reply]], greedy: Choice) -> Streams | None:
+    """How the greedy answer comes in pieces, if it does, adds up to the very same, and is counted."""
+    for style in STREAMS:
+        call = Call(again=lambda: False)
+        try:
+            reply = await ask(style, call)
+        except (ModelError, Malformed):
+            continue
+        same = [(c.text, c.token_ids, c.finish) for c in reply.choices]
+        whole = same == [(greedy.text, greedy.token_ids, greedy.finish)]
+        if whole and reply.counts is not None and call.came.generated:
+            return "counting" if call.came.counting else "closing"
+    return None
 
 
 async def _seeds_decide(ask: Callable[[int], Awaitable[Reply]], pair: tuple[Choice, Choice]) -> bool:
@@ -193,7 +211,13 @@ class _Chat:
         self._model = model
 
     async def ask(
-        self, extra: Mapping[str, Any], *, n: int = 1, text: str = "", style: Prefill | None = None
+        self,
+        extra: Mapping[str, Any],
+        *,
+        n: int = 1,
+        text: str = "",
+        style: Prefill | None = None,
+        call: Call | None = None,
     ) -> Reply:
         """The answer to the question, going on from `text`. Raises Refused, Malformed, ModelError."""
         messages = [{"role": "user", "content": _QUESTION.question}]
@@ -206,7 +230,8 @@ class _Chat:
             body.setdefault("seed", 7)
         if n > 1 and "n" in self.features:
             body["n"] = n
-        return read_chat(await self._endpoint.post(f"{self._endpoint.address.url}/chat/completions", body))
+        url = f"{self._endpoint.address.url}/chat/completions"
+        return read_chat(await self._endpoint.post(url, body, call))
 
     async def settle(self) -> Reply:
         """Two samples; what the server refuses is dropped until it answers."""
@@ -264,6 +289,9 @@ async def _chat_facts(endpoint: Endpoint, model: str, context: int | None) -> Fa
         neutral="neutral" in chat.features,
         limit_field=chat.limit_field,
         max_context=context,
+        streams=await _streams(
+            lambda style, call: chat.ask(_GREEDY | stream_fields(style), call=call), greedy
+        ),
     )
     return await _with_steps(chat, greedy.text, facts)
 

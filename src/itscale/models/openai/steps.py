@@ -76,7 +76,7 @@ def text_steps(choice: Choice, boundary: str, until: Until, sampling: Sampling, 
             tokens[i + 1] - tokens[i],
             choice.reasoning if i == 0 else None,
             to_json(choice.tool_calls) if choice.tool_calls and i == len(ends) - 1 else None,
-            choice.finish if i == len(ends) - 1 and choice.finish not in ("stop", "length") else None,
+            choice.finish if i == len(ends) - 1 and choice.finish not in ("", "stop", "length") else None,
         )
         for i, end in enumerate(ends)
     ]

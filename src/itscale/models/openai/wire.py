@@ -29,7 +29,7 @@ class Choice:
 
     text: str
     finish: str
-    """`stop`, `length`, or the server's word for something else."""
+    """`stop`, `length`, or the server's word for something else; empty if it gave none."""
     stopped_on: str | int | None = None
     """The stop string or token id it ended on, where the server says."""
     token_ids: tuple[int, ...] | None = None
@@ -96,7 +96,7 @@ def _completion_choice(choice: Mapping[str, Any]) -> Choice:
         token_ids = tuple(ids)
     return Choice(
         text,
-        str(choice.get("finish_reason")),
+        _finish(choice),
         _stopped_on(choice),
         token_ids,
         _all_of(str, tokens.get("tokens")),
@@ -116,7 +116,7 @@ def _chat_choice(choice: Mapping[str, Any]) -> Choice:
     reasoning = message.get("reasoning_content") or message.get("reasoning")
     return Choice(
         text or "",
-        str(choice.get("finish_reason")),
+        _finish(choice),
         _stopped_on(choice),
         None,
         None if tokens is None else _all_of(str, [t.get("token") for t in tokens]),
@@ -132,6 +132,11 @@ def _tool_calls(calls: Any) -> tuple[Mapping[str, Any], ...]:
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise Malformed("tool calls that are no list of objects")
     return tuple(calls)
+
+
+def _finish(choice: Mapping[str, Any]) -> str:
+    said = choice.get("finish_reason")
+    return said if isinstance(said, str) else ""
 
 
 def _stopped_on(choice: Mapping[str, Any]) -> str | int | None:

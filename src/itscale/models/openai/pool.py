@@ -1,0 +1,67 @@
+"""What all calls to one server share: kept connections, and how many requests it gets at a time.
+
+One pool for each event loop and server, whoever asks: models, scorers and runs that name the same
+server share its connections and its limit. A pool lives as long as somebody uses it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
+
+import httpx
+
+from itscale.models.openai.concurrency import Concurrency
+
+__all__ = ["Pool", "join", "leave"]
+
+CONNECT_S = 10.0
+
+
+@dataclass(eq=False)
+class Pool:
+    """Connections to one server in one event loop."""
+
+    concurrency: Concurrency = field(default_factory=Concurrency)
+    transport: httpx.AsyncBaseTransport | None = None
+    client: httpx.AsyncClient = field(init=False)
+    users: int = 0
+
+    def __post_init__(self) -> None:
+        self.client = httpx.AsyncClient(
+            transport=self.transport,
+            http2=importlib.util.find_spec("h2") is not None,
+            follow_redirects=False,
+            timeout=httpx.Timeout(None, connect=CONNECT_S),  # an attempt as a whole has a limit
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=self.concurrency.ceiling),
+        )
+
+
+_POOLS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Pool]] = WeakKeyDictionary()
+
+
+def join(url: str) -> Pool:
+    """The pool of the server at `url` in the running loop; `leave` it after use."""
+    here = _POOLS.setdefault(asyncio.get_running_loop(), {})
+    origin = _origin(url)
+    if origin not in here:
+        here[origin] = Pool()
+    pool = here[origin]
+    pool.users += 1
+    return pool
+
+
+async def leave(pool: Pool, url: str) -> None:
+    """Leave a pool; the last one out closes its connections."""
+    pool.users -= 1
+    if pool.users == 0:
+        _POOLS.get(asyncio.get_running_loop(), {}).pop(_origin(url), None)
+        await pool.client.aclose()
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"

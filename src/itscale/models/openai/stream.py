@@ -1,0 +1,211 @@
+"""Answers that come in pieces: server-sent events, and the whole answer that they add up to.
+
+What has come is known at any moment, so an answer that is cut off or no longer wanted is paid for
+to the token that arrived (what was still on its way is not seen). A server that shows neither tokens
+nor counts before the end is taken to send a token in each piece with text: no fewer were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from itscale.models.openai.wire import Malformed, counts_in
+
+__all__ = ["STREAMS", "Assembly", "Delta", "Streams", "events", "stream_fields"]
+
+Streams = Literal["counting", "closing"]
+"""Whether a server states its token counts with every piece of a stream, or at its end."""
+STREAMS: tuple[Streams, ...] = ("counting", "closing")
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of one of the texts of an answer, as it arrives."""
+
+    index: int
+    text: str
+    reasoning: str = ""
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    """Pieces of calls, as the server sends them."""
+
+
+def stream_fields(style: Streams) -> dict[str, Any]:
+    """What a request says to be answered in pieces."""
+    options = {"include_usage": True} | ({"continuous_usage_stats": True} if style == "counting" else {})
+    return {"stream": True, "stream_options": options}
+
+
+async def events(blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The data of each server-sent event; those of this protocol have one line."""
+    rest = b""
+    async for block in blocks:
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield line[5:].strip()
+    if rest.startswith(b"data:"):
+        yield rest[5:].strip()
+
+
+@dataclass(slots=True)
+class _Part:
+    """One of the n texts in the making."""
+
+    texts: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+    ids: list[Any] = field(default_factory=list)
+    tokens: list[Any] = field(default_factory=list)
+    """Texts of tokens (/completions), or objects that hold them (/chat/completions)."""
+    logprobs: list[Any] = field(default_factory=list)
+    calls: dict[int, dict[str, Any]] = field(default_factory=dict)
+    finish: Any = None
+    stopped_on: Any = None
+    counted: int = 0
+    pieces: int = 0
+    """How many events said something: no fewer tokens came."""
+
+    @property
+    def generated(self) -> int:
+        """Tokens so far: as shown, else as counted by the server, else as many as came in pieces."""
+        return max(len(self.ids), len(self.tokens)) or self.counted or self.pieces
+
+
+class Assembly:
+    """One answer in the making."""
+
+    def __init__(self) -> None:
+        self.prompt = 0
+        """Tokens of the prompt, once the server said."""
+        self.counting = False
+        """Whether pieces carry the counts so far."""
+        self._parts: dict[int, _Part] = {}
+        self._chat = False
+        self._usage: Any = None
+        self._total = 0
+
+    @property
+    def generated(self) -> int:
+        """Tokens that have come so far, of all texts."""
+        return max(self._total, sum(part.generated for part in self._parts.values()))
+
+    def add(self, chunk: Mapping[str, Any]) -> list[Delta]:
+        """One event; what it says of each text.
+
+        Raises:
+            Malformed: it is not as the protocol says.
+        """
+        counts = counts_in(chunk)
+        if counts is not None:
+            self.prompt = counts.prompt
+        choices = chunk.get("choices")
+        if not choices:
+            self._usage = chunk.get("usage") or self._usage
+            self._total = counts.generated if counts else self._total
+            return []
+        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+            raise Malformed("a piece of a stream whose choices are none")
+        deltas = [self._take(choice) for choice in choices]
+        if counts is not None:
+            self.counting = True
+            self._usage = chunk["usage"]  # of the last event at least, where there is no closing one
+            if len(deltas) == 1:
+                self._parts[deltas[0].index].counted = counts.generated
+        return deltas
+
+    def body(self) -> dict[str, Any]:
+        """The answer as it would have come in one piece."""
+        whole = _message if self._chat else _completion
+        choices = [
+            {
+                "index": index,
+                "finish_reason": part.finish,
+                "stop_reason": part.stopped_on,
+                **whole(part),
+            }
+            for index, part in sorted(self._parts.items())
+        ]
+        return {"choices": choices, "usage": self._usage}
+
+    def _take(self, choice: dict[str, Any]) -> Delta:
+        index = choice.get("index", 0)
+        if type(index) is not int or index < 0:
+            raise Malformed("a piece of a stream without the number of its text")
+        part = self._parts.get(index)
+        if part is None:
+            part = self._parts[index] = _Part()
+        delta = choice.get("delta")
+        if isinstance(delta, dict):
+            self._chat = True
+            said = _chat_piece(part, index, delta, choice.get("logprobs"))
+        else:
+            said = _text_piece(part, index, choice)
+        if choice.get("finish_reason") is not None:
+            part.finish = choice["finish_reason"]
+            part.stopped_on = choice.get("stop_reason", choice.get("matched_stop"))
+        part.pieces += bool(said.text or said.reasoning or said.tool_calls)
+        return said
+
+
+def _text_piece(part: _Part, index: int, choice: dict[str, Any]) -> Delta:
+    text = choice.get("text")
+    if not isinstance(text, str):
+        raise Malformed("a piece of a stream without text")
+    part.texts.append(text)
+    _extend(part.ids, choice.get("token_ids"))
+    tokens = choice.get("logprobs")
+    if isinstance(tokens, dict):
+        _extend(part.tokens, tokens.get("tokens"))
+        _extend(part.logprobs, tokens.get("token_logprobs"))
+    return Delta(index, text)
+
+
+def _chat_piece(part: _Part, index: int, delta: dict[str, Any], logprobs: Any) -> Delta:
+    text = delta.get("content") or ""
+    thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
+    calls = delta.get("tool_calls") or ()
+    if not (isinstance(text, str) and isinstance(thought, str) and isinstance(calls, list | tuple)):
+        raise Malformed("a piece of a stream whose content is no text")
+    part.texts.append(text)
+    part.thoughts.append(thought)
+    for call in calls:
+        _join_call(part.calls, call)
+    if isinstance(logprobs, dict):
+        _extend(part.tokens, logprobs.get("content"))
+    return Delta(index, text, thought, tuple(calls))
+
+
+def _join_call(calls: dict[int, dict[str, Any]], piece: Any) -> None:
+    """A piece of a tool call put behind those before it: names and ids come whole, arguments in pieces."""
+    if not isinstance(piece, dict):
+        raise Malformed("a piece of a tool call that is no object")
+    index = piece.get("index", len(calls))
+    call = calls.setdefault(index, {})
+    call.update({k: v for k, v in piece.items() if k not in ("index", "function") and v is not None})
+    function = piece.get("function")
+    if isinstance(function, dict):
+        whole = call.setdefault("function", {})
+        arguments = function.get("arguments")
+        whole.update({k: v for k, v in function.items() if k != "arguments" and v is not None})
+        if isinstance(arguments, str):
+            whole["arguments"] = whole.get("arguments", "") + arguments
+
+
+def _extend(values: list[Any], more: Any) -> None:
+    if isinstance(more, list):
+        values.extend(more)
+
+
+def _completion(part: _Part) -> dict[str, Any]:
+    shown = {"tokens": part.tokens, "token_logprobs": part.logprobs} if part.tokens else None
+    return {"text": "".join(part.texts), "token_ids": part.ids or None, "logprobs": shown}
+
+
+def _message(part: _Part) -> dict[str, Any]:
+    message: dict[str, Any] = {
+        "content": "".join(part.texts),
+        "reasoning_content": "".join(part.thoughts) or None,
+    }
+    message |= {"tool_calls": [call for _, call in sorted(part.calls.items())]} if part.calls else {}
+    return {"message": message, "logprobs": {"content": part.tokens} if part.tokens else None}
