@@ -97,7 +97,7 @@ class RecordedModel(WrappedModel):
                 return tuple(found.answer)
             if self._recording.offline:
                 raise await self._recording.missing(address, self.name, path.prompt.question)
-            spent = Ledger(Budget())
+            spent = ledger.apart()
             try:
                 logprobs = await self._model.logprobs_of(path, token_ids, sampling, spent)
             finally:
