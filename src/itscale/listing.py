@@ -37,7 +37,7 @@ def listing(what: str) -> Iterator[RenderableType]:
     elif what in kinds:
         table = _names_table("spec", "what it is")
         for kind in kinds[what].values():
-            table.add_row(kind.form, kind.summary)
+            table.add_row(escape(kind.form), escape(kind.summary))
         yield table
     else:
         raise OptionError(did_you_mean("thing to list", what, ["methods", "tasks", *kinds]))

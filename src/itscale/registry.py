@@ -314,6 +314,12 @@ def _local_scorer(text: str) -> Scorer:
     return LocalProcessScorer.load(_checkpoint(path), kind=options.get("kind"))
 
 
+def _judge(text: str) -> Scorer:
+    from itscale.scorers.judge import judge_of
+
+    return judge_of(text, load_model)
+
+
 MODELS: Mapping[str, Kind[Model]] = {
     kind.name: kind
     for kind in (
@@ -346,6 +352,12 @@ SCORERS: Mapping[str, Kind[Scorer | None]] = {
             "hf:PATH[#kind=KIND]",
             "a process reward model in a checkpoint folder; KIND: " + ", ".join(PRM_KINDS),
             _local_scorer,
+        ),
+        Kind[Scorer | None](
+            "judge:MODEL[#option=value,...]",
+            "a model asked in words; mode=score | yes-no | compare, unit=answer | step, n, temperature, "
+            "max_tokens, scale=1-10, prompts=FILE",
+            _judge,
         ),
         Kind[Scorer | None]("none", "no scorer: enough for greedy, sample and majority", lambda _: None),
     )
