@@ -16,6 +16,7 @@ from rich.text import Text
 from itscale.budget import Budget
 from itscale.commands.allocate import allocate
 from itscale.commands.bench import bench
+from itscale.commands.serve import serve
 from itscale.commands.sources import (
     STOPPED_BY_USER,
     ModelOption,
@@ -148,6 +149,9 @@ app.command(
 
 
 app.command(epilog="Example: itscale allocate countdown --problems 100 --samples 800")(allocate)
+
+
+app.command(epilog="Example: itscale serve --method best-of-n")(serve)
 
 
 @app.command("list", epilog="Example: itscale list methods")

@@ -17,10 +17,17 @@ from typing import Any, NoReturn
 
 import httpx
 
-from itscale.errors import ModelError
 from itscale.models.openai.address import Address, Key
 from itscale.models.openai.concurrency import Concurrency
-from itscale.models.openai.failures import Refused, Trouble, detail_of, refusal, retry_after_s
+from itscale.models.openai.failures import (
+    Refused,
+    Trouble,
+    Unanswered,
+    detail_of,
+    error_in,
+    refusal,
+    retry_after_s,
+)
 from itscale.models.openai.pool import Pool, join, leave
 from itscale.models.openai.stream import Assembly, Delta, events
 from itscale.models.openai.wire import Malformed
@@ -147,7 +154,8 @@ class Endpoint:
                 wait_s = trouble.wait_s or 0.0
                 enough = attempt >= attempts or (trouble.slow and attempt > 1)
                 if enough or wait_s > LONGEST_RETRY_AFTER_S or not call.again():
-                    raise ModelError(self.masked(f"{url} {trouble}")) from None
+                    told = self.masked(f"{url} {trouble}")
+                    raise Unanswered(told, trouble.status, trouble.wait_s) from None
             ceiling = min(LONGEST_DELAY_S, BASE_DELAY_S * 2 ** (attempt - 1))
             await self._sleep(wait_s + ceiling * self._jitter())
 
@@ -251,9 +259,12 @@ class Endpoint:
                 overloaded=status in _OVERLOADED,
                 unread=status in _OVERLOADED,
                 wait_s=wait_s,
+                status=status,
             )
         model = str(json.loads(body).get("model", "")) if body else self.address.model
-        raise refusal(status, detail, url, model, keyed=self._key is not None)
+        raise refusal(
+            status, detail, url, model, keyed=self._key is not None, error=error_in(content)
+        )
 
     def _pool(self) -> Pool:
         """The pool of the running event loop."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from itscale.errors import ModelError
 
-__all__ = ["Refused", "Trouble", "detail_of", "refusal", "retry_after_s"]
+__all__ = ["Refused", "Trouble", "Unanswered", "detail_of", "error_in", "refusal", "retry_after_s"]
 
 _OVERFLOW = (
     "context length",
@@ -25,11 +26,25 @@ _SHOWN = 300
 class Refused(ModelError):  # noqa: N818  it reads as what it says
     """The server understood and said no; asking again in the same words is of no use."""
 
-    def __init__(self, message: str, status: int, detail: str) -> None:
+    def __init__(
+        self, message: str, status: int, detail: str, error: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.detail = detail
         """What the server said."""
+        self.error = error or {}
+        """Its error object (message, type, code, param), where it gave one."""
+
+
+class Unanswered(ModelError):  # noqa: N818  it reads as what it says
+    """No usable answer after all attempts. `status` is the last one's, 504 for a time limit, None
+    where the server could not be reached; `wait_s` is how long it wants to be left alone."""
+
+    def __init__(self, message: str, status: int | None, wait_s: float | None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.wait_s = wait_s
 
 
 class Trouble(Exception):  # noqa: N818  a signal inside this room; the user sees a ModelError
@@ -43,8 +58,10 @@ class Trouble(Exception):  # noqa: N818  a signal inside this room; the user see
         slow: bool = False,
         unread: bool = False,
         wait_s: float | None = None,
+        status: int | None = None,
     ) -> None:
         super().__init__(what)
+        self.status = 504 if slow else status
         self.overloaded = overloaded
         self.slow = slow
         """It took the whole time limit, so few more tries are worth it."""
@@ -67,9 +84,27 @@ def detail_of(body: bytes) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def refusal(status: int, detail: str, url: str, model: str, *, keyed: bool) -> Refused:
+def error_in(body: bytes) -> Mapping[str, Any]:
+    """The error object of an OpenAI-compatible server's answer; empty if there is none."""
+    try:
+        said: Any = json.loads(body)
+    except ValueError:
+        return {}
+    error = said.get("error") if isinstance(said, dict) else None
+    return error if isinstance(error, dict) else {}
+
+
+def refusal(
+    status: int,
+    detail: str,
+    url: str,
+    model: str,
+    *,
+    keyed: bool,
+    error: Mapping[str, Any] | None = None,
+) -> Refused:
     """The typed error for a final status code."""
-    return Refused(_sentence(status, detail, url, model, keyed), status, detail)
+    return Refused(_sentence(status, detail, url, model, keyed), status, detail, error)
 
 
 def _sentence(status: int, detail: str, url: str, model: str, keyed: bool) -> str:

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible gateway: point any client at it and answers get better. `itscale serve`."""
