@@ -16,7 +16,6 @@ import httpx
 
 from itscale.gateway.faults import Fault, upstream_fault
 from itscale.gateway.runtime import ServedModel
-from itscale.models.openai.client import CONNECT_S
 from itscale.models.openai.failures import retry_after_s
 from itscale.models.openai.wire import Counts, counts_in
 from itscale.version import __version__
@@ -24,6 +23,7 @@ from itscale.version import __version__
 __all__ = ["Passed", "ask", "stream", "usage_in"]
 
 _AGENT = f"itscale/{__version__}"
+CONNECT_S = 10.0
 _MOST_BYTES = 256 * 1024 * 1024
 
 

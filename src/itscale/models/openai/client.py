@@ -262,9 +262,7 @@ class Endpoint:
                 status=status,
             )
         model = str(json.loads(body).get("model", "")) if body else self.address.model
-        raise refusal(
-            status, detail, url, model, keyed=self._key is not None, error=error_in(content)
-        )
+        raise refusal(status, detail, url, model, keyed=self._key is not None, error=error_in(content))
 
     def _pool(self) -> Pool:
         """The pool of the running event loop."""
