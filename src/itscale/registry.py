@@ -301,6 +301,21 @@ def _local_model(folder: Path) -> Model:
     return LocalModel.load(folder)
 
 
+def _gguf_model(path: str) -> Model:
+    from itscale.models.gguf import GGUFModel
+
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise OptionError(f"there is no GGUF file at {path!r}; give the path of a .gguf file")
+    return GGUFModel.load(file)
+
+
+def _vllm_model(path: str) -> Model:
+    from itscale.models.vllm import VLLMModel
+
+    return VLLMModel.load(_checkpoint(path))
+
+
 def _server_model(address: str) -> Model:
     from itscale.models.openai import OpenAIModel
 
@@ -332,6 +347,16 @@ MODELS: Mapping[str, Kind[Model]] = {
             "hf:PATH",
             "a causal language model in a Hugging Face checkpoint folder, run in this process",
             lambda path: _local_model(_checkpoint(path)),
+        ),
+        Kind[Model](
+            "gguf:PATH",
+            "a causal language model in a GGUF file, run by llama.cpp in this process",
+            _gguf_model,
+        ),
+        Kind[Model](
+            "vllm:PATH",
+            "a causal language model in a Hugging Face checkpoint folder, run by vLLM in this process",
+            _vllm_model,
         ),
         Kind[Model](
             "openai:MODEL@URL",

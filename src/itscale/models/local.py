@@ -57,12 +57,17 @@ class Checkpoint:
         file = folder / "itscale.json"
         if not file.is_file():
             return cls()
+        return cls.parse(file.read_text(), str(file))
+
+    @classmethod
+    def parse(cls, text: str, where: str) -> Checkpoint:
+        """The facts in an `itscale.json`. Raises ModelError if it is broken; `where` says whose it is."""
         try:
-            facts = json.loads(file.read_text())
+            facts = json.loads(text)
             return cls(facts["boundary"], tuple(facts["prompts"]), facts["knows"])
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(
-                f"{file} is broken ({error!r}); restore it from the release, or delete it"
+                f"{where} is broken ({error!r}); restore it from the release, or delete it"
             ) from error
 
 
