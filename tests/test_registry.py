@@ -173,6 +173,9 @@ def test_options_are_listed_with_what_they_may_be():
         ("embedded:big", "not of the form embedded"),
         ("hf:/no/such/folder", "no checkpoint folder at '/no/such/folder'"),
         ("", "unknown model ''"),
+        ("gguf", "not of the form gguf:PATH"),
+        ("gguf:/no/such.gguf", "there is no GGUF file at '/no/such.gguf'"),
+        ("vllm:/no/such/folder", "no checkpoint folder at '/no/such/folder'"),
     ],
 )
 def test_a_wrong_model_spec_is_refused(spec: str, says: str):
@@ -209,6 +212,18 @@ def test_missing_torch_says_what_to_install(tmp_path: Path, monkeypatch: pytest.
     for load in (load_model, load_scorer):
         with pytest.raises(OptionError, match=r'pip install "itscale\[local\]"'):
             load(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize(("kind", "package"), [("gguf", "llama_cpp"), ("vllm", "vllm")])
+def test_a_missing_engine_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, package: str
+):
+    """The large engines are extras of their own."""
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, package, None)
+    path = tmp_path if kind == "vllm" else tmp_path / "config.json"
+    with pytest.raises(OptionError, match=rf'pip install "itscale\[{kind}\]"'):
+        load_model(f"{kind}:{path}")
 
 
 def test_an_unknown_task_is_refused():

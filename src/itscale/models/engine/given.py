@@ -23,7 +23,7 @@ from itscale.models.engine.forward import CachedForward
 from itscale.models.engine.sampler import Settings, log_law
 from itscale.types import Path, Sampling
 
-__all__ = ["Given", "Questions"]
+__all__ = ["Given", "Questions", "gathered"]
 
 BATCH_TOKENS = 4096
 """Given tokens read in one pass, padding included."""
@@ -115,7 +115,7 @@ class Questions:
             for question, segment in batch:
                 first = segment.output[None]
                 logits = torch.cat([first, after[id(question)]]) if id(question) in after else first
-                question.logprobs = _gathered(logits, question)
+                question.logprobs = gathered(logits, question)
                 self._cache.use(segment, -1)
                 self._answered(question)
         self.admitted = []
@@ -144,7 +144,7 @@ class Questions:
         yield batch
 
 
-def _gathered(logits: torch.Tensor, question: Given) -> tuple[float, ...]:
+def gathered(logits: torch.Tensor, question: Given) -> tuple[float, ...]:
     """Of each given token under the sampling distribution; `logits` (tokens, vocabulary)."""
     n, sampling = len(question.token_ids), question.sampling
     settings = Settings(

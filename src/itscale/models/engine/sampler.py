@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Sampling of B rows; every field has shape (B,)."""
+    """Sampling of B rows; every field but the last has shape (B,)."""
 
     temperature: Floats
     top_p: Floats
@@ -35,6 +35,8 @@ class Settings:
     seeds: npt.NDArray[np.uint64]
     positions: npt.NDArray[np.int64]
     """How many tokens the row has drawn before."""
+    tolerance: float = CLOSE
+    """Under which distance a draw is close; one for all rows."""
 
     def rows(self, which: npt.NDArray[np.int64]) -> Settings:
         """The settings of some rows."""
@@ -44,6 +46,7 @@ class Settings:
             self.top_k[which],
             self.seeds[which],
             self.positions[which],
+            self.tolerance,
         )
 
 
@@ -71,14 +74,14 @@ def draw(logits: torch.Tensor, settings: Settings) -> Draws:
         rows = torch.from_numpy(np.flatnonzero(greedy)).to(logits.device)
         best = torch.topk(logits[rows].float(), 2, dim=-1)
         tokens[greedy] = best.indices[:, 0].cpu().numpy()
-        close[greedy] = ((best.values[:, 0] - best.values[:, 1]) < 10 * CLOSE).cpu().numpy()
+        close[greedy] = ((best.values[:, 0] - best.values[:, 1]) < 10 * settings.tolerance).cpu().numpy()
     if not greedy.all():
         rows = torch.from_numpy(np.flatnonzero(~greedy)).to(logits.device)
         edges = torch.cumsum(log_p[rows].exp(), dim=-1)
         u = torch.from_numpy(uniforms(settings.seeds[~greedy], settings.positions[~greedy].astype(np.uint64)))
         u = u.to(logits.device)[:, None] * edges[:, -1:]
         tokens[~greedy] = (edges <= u).sum(-1).clamp(max=edges.shape[-1] - 1).cpu().numpy()
-        close[~greedy] |= ((edges[:, :-1] - u).abs().amin(-1) < CLOSE).cpu().numpy()
+        close[~greedy] |= ((edges[:, :-1] - u).abs().amin(-1) < settings.tolerance).cpu().numpy()
     chosen = log_p.gather(1, torch.from_numpy(tokens).to(logits.device)[:, None])[:, 0]
     return Draws(tokens, chosen.cpu().numpy(), entropies, close)
 
@@ -110,6 +113,6 @@ def _filtered(log_p: torch.Tensor, settings: Settings) -> tuple[torch.Tensor, np
     size = settings.top_k.copy()
     size[size <= 0] = log_p.shape[-1]
     keep = (before < top_p) & (ranks < torch.from_numpy(size).to(log_p.device)[:, None])
-    close = ((before - top_p).abs().amin(-1) < CLOSE) & (top_p[:, 0] < 1)
+    close = ((before - top_p).abs().amin(-1) < settings.tolerance) & (top_p[:, 0] < 1)
     kept = torch.full_like(log_p, -torch.inf).scatter(1, order, ordered.where(keep, -torch.inf))
     return torch.log_softmax(kept, dim=-1), close.cpu().numpy()

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from itscale.errors import MemoryLimitError, ModelError
+from itscale.models.engine.given import Given
 from itscale.models.engine.request import Request, Worker
-from itscale.models.engine.sampler import Draws, Settings, draw
-from itscale.models.gguf.library import Context
+from itscale.models.engine.sampler import draw
+from itscale.models.gguf.forward import Forward
+from itscale.models.gguf.rows import Admitted, Ending, Row, settings_of
 from itscale.models.gguf.sequences import Held, Sequences
 from itscale.types import End, Path, Sampling, Step, Until
 
@@ -32,67 +33,29 @@ SHARED_WAIT = 32
 CONTEXT_TOKENS = 8
 """How many tokens before a step are looked at to spell it right."""
 
-Floats = npt.NDArray[np.float32]
-
-
-@dataclass(slots=True, eq=False)
-class _Admitted:
-    """A request whose prefix has a sequence, and which still has rows to start."""
-
-    request: Request
-    prefix: Held
-    limit: int
-    """Tokens each of its rows may draw."""
-
-
-@dataclass(slots=True, eq=False)
-class _Row:
-    """One child in the making."""
-
-    request: Request
-    child: int
-    sequence: Held
-    path: Path
-    """The path so far: grows at every boundary it passes."""
-    limit: int
-    drawn: list[int] = field(default_factory=list)
-    step_start: int = 0
-    """How many of `drawn` are in `path` already."""
-    logprob: float = 0.0
-    """Of the step it is in."""
-    fed: int = 0
-    """How many of `drawn` have a cell."""
-
-    @property
-    def tokens(self) -> list[int]:
-        """The whole sequence, from the prompt to the newest token."""
-        return [*self.sequence.tokens.tolist(), *self.drawn[self.fed :]]
+Ints = npt.NDArray[np.int64]
 
 
 class Engine:
     """Extends paths with one GGUF model.
 
-    `alone` makes a second context, in which a draw too close to call is computed again on its own;
-    `close` is the distance that counts as such (see `models/engine/sampler.py`).
+    `text_of(before, ids)` turns the newest token ids into text given the ids before them. A draw
+    within `tolerance` of being another is taken again on logits computed alone.
     """
 
     def __init__(
         self,
-        context: Context,
-        alone: Callable[[], Context],
+        forward: Forward,
+        sequences: Sequences,
         *,
-        cells: int,
-        sequences: int,
         prompt_tokens: Callable[[Path], Sequence[int]],
         text_of: Callable[[Sequence[int], Sequence[int]], str],
-        vocabulary: int,
-        boundary_ids: Sequence[int],
-        eos_ids: Sequence[int],
+        ending: Ending,
         max_context: int,
         max_rows: int,
-        close: float,
+        tolerance: float,
     ) -> None:
-        self.sequences = Sequences(sequences, cells, context.fork, context.drop)
+        self.sequences = sequences
         self.max_context = max_context
         self.decode_steps = 0
         self.decoded_tokens = 0
@@ -100,20 +63,15 @@ class Engine:
         """Prefix tokens computed so far."""
         self.redrawn_tokens = 0
         """Draws too close to call that were taken again on canonical logits."""
-        self._context = context
-        self._make_alone = alone
-        self._alone: Context | None = None
+        self._forward = forward
         self._prompt_tokens = prompt_tokens
         self._text_of = text_of
-        self._ends_step = np.zeros(vocabulary, np.bool_)
-        self._ends_step[list(boundary_ids)] = True
-        self._ends_path = np.zeros(vocabulary, np.bool_)
-        self._ends_path[list(eos_ids)] = True
+        self._ending = ending
         self._max_rows = max_rows
-        self._close = close
-        self._rows: list[_Row] = []
-        self._waiting: list[Request] = []
-        self._admitted: list[_Admitted] = []
+        self._tolerance = tolerance
+        self._rows: list[Row] = []
+        self._waiting: list[Request | Given] = []
+        self._admitted: list[Admitted] = []
         self._worker = Worker("itscale-gguf", self._turn, self._fail_all, lambda: None)
 
     async def extend(self, path: Path, until: Until, sampling: Sampling, seeds: list[int]) -> Request:
@@ -126,21 +84,29 @@ class Engine:
         await self._worker.ask(request)
         return request
 
+    async def given(self, path: Path, token_ids: Sequence[int], sampling: Sampling) -> Given:
+        """The log-probabilities of `token_ids` (at least one) after `path`, and what that cost."""
+        loop = asyncio.get_running_loop()
+        question = Given(path, tuple(token_ids), sampling, loop, loop.create_future())
+        await self._worker.ask(question)
+        return question
+
     def close(self) -> None:
         """Stop the thread and free llama.cpp's memory."""
         self._worker.close()
-        self._context.close()
-        if self._alone is not None:
-            self._alone.close()
+        self._forward.close()
 
     # -- the thread ---------------------------------------------------------------------------
 
-    def _turn(self, new: list[Request]) -> bool:
+    def _turn(self, new: list[Request | Given]) -> bool:
         self.sequences.collect()
         self._waiting += new
         self._drop_cancelled()
         while self._admit():
             self._compute()
+        for entry in self._forward.answer(self._admitted, self.sequences):
+            self._let_go(entry)
+            self._worker.answer(entry.request)
         self._spawn()
         if self._rows:
             self._decode()
@@ -151,53 +117,62 @@ class Engine:
             self._waiting.remove(request)
             self._worker.answer(request)
         for entry in [a for a in self._admitted if a.request.cancelled]:
-            self._admitted.remove(entry)
-            entry.prefix.users -= 1
-            if entry.request.spawned == 0:
+            self._let_go(entry)
+            if isinstance(entry.request, Given) or entry.request.spawned == 0:
                 self.sequences.reserved -= entry.limit
-            if entry.request.running == 0:
+            if isinstance(entry.request, Given) or entry.request.running == 0:
                 self._worker.answer(entry.request)
         self._leave([row for row in self._rows if row.request.cancelled])
 
+    def _let_go(self, entry: Admitted) -> None:
+        self._admitted.remove(entry)
+        entry.prefix.users -= 1
+
     def _admit(self) -> bool:
         """Take waiting requests, first come first served; whether there is something to compute."""
-        later: list[Request] = []
+        later: list[Request | Given] = []
         planned = False
         while self._waiting and len(self._admitted) < self._max_rows - 1:
             request = self._waiting.pop(0)
             tokens = np.array([*self._prompt_tokens(request.path), *request.path.token_ids], np.int64)
-            limit = min(request.until.max_tokens, self.max_context - len(tokens))
-            if limit < 1:
+            limit = self._limit(request, len(tokens))
+            if limit is None:
                 self._overflow(request, len(tokens))
                 continue
             held, shared = self.sequences.closest(tokens)
             if held is not None and shared < len(tokens) and shared >= held.computed + SHARED_WAIT:
                 later.append(request)
                 continue
-            entry = self._plan(request, tokens, limit, held, shared)
-            if entry is None:
+            prefix = self._plan(request, tokens, limit, held, shared)
+            if prefix is None:
                 self._waiting.insert(0, request)
                 break
-            self._admitted.append(entry)
-            planned = planned or entry.prefix.planned > 0
+            self._admitted.append(Admitted(request, prefix, limit))
+            planned = planned or prefix.planned > 0
         self._waiting = later + self._waiting
         if self._waiting and not (self._admitted or self._rows):
             self._refuse(self._waiting.pop(0))
             return self._admit()
         return planned
 
+    def _limit(self, request: Request | Given, size: int) -> int | None:
+        """Cells that one row behind `size` tokens may take; None if the context has no room for it."""
+        room = self.max_context - size
+        if isinstance(request, Given):
+            # The last given token is not computed: its probability is known from those before.
+            return len(request.token_ids) - 1 if len(request.token_ids) - 1 <= room else None
+        return min(request.until.max_tokens, room) if room > 0 else None
+
     def _plan(
-        self, request: Request, tokens: npt.NDArray[np.int64], limit: int, held: Held | None, shared: int
-    ) -> _Admitted | None:
+        self, request: Request | Given, tokens: Ints, limit: int, held: Held | None, shared: int
+    ) -> Held | None:
         """A sequence that holds, or is about to hold, exactly `tokens`; None if memory is short."""
         exact = held is not None and shared == len(tokens) == len(held.tokens)
-        if held is not None and exact and (held.planned or held.output is not None):
-            prefix: Held | None = held
-            known = len(tokens)
-        else:
+        prefix = held if exact and held is not None and (held.planned or held.output is not None) else None
+        known = len(tokens)
+        if prefix is None:
             # At least the last token is computed, as its logits are wanted.
             known = 0 if held is None else min(shared, len(tokens) - 1, held.computed)
-            prefix = None
         if held is not None:
             held.users += 1  # so that room is not made by giving up what is about to be used
         fits = self.sequences.fits(len(tokens) - known + limit)
@@ -215,55 +190,51 @@ class Engine:
         self.sequences.hold(prefix, request.path)
         prefix.users += 1
         self.sequences.reserved += limit
-        request.prompt_tokens = len(tokens)
-        return _Admitted(request, prefix, limit)
+        request.prompt_tokens = len(tokens) + (limit if isinstance(request, Given) else 0)
+        return prefix
 
-    def _overflow(self, request: Request, size: int) -> None:
+    def _overflow(self, request: Request | Given, size: int) -> None:
         """The context window is full: nothing can be added to this path."""
-        if request.path.step is None:
+        if isinstance(request, Given):
+            request.error = ModelError(
+                f"path and continuation have {size + len(request.token_ids) - 1} tokens and the model's "
+                f"context holds {self.max_context}; lower max_tokens"
+            )
+        elif request.path.step is None:
             request.error = ModelError(
                 f"the prompt has {size} tokens and the model's context holds {self.max_context}; shorten it"
             )
         else:
-            for i in range(request.n):
-                request.children[i] = request.path.child(Step((), "", End.LENGTH, 0.0))
+            nothing = Step((), "", End.LENGTH, 0.0, token_logprobs=(), token_entropies=())
+            request.children = {i: request.path.child(nothing) for i in range(request.n)}
         self._worker.answer(request)
 
-    def _refuse(self, request: Request) -> None:
+    def _refuse(self, request: Request | Given) -> None:
         """Nothing runs and still there is no room."""
-        wanted = len(self._prompt_tokens(request.path)) + request.path.n_tokens + request.until.max_tokens
+        size = len(self._prompt_tokens(request.path)) + request.path.n_tokens
         request.error = MemoryLimitError(
-            f"one path needs {min(wanted, self.max_context)} tokens of key-value memory but the limit holds "
-            f"{self.sequences.capacity}; raise kv_memory_bytes, or lower max_tokens"
+            f"one path needs {size + (self._limit(request, size) or 0)} tokens of key-value memory but the "
+            f"limit holds {self.sequences.capacity}; raise kv_memory_bytes, or lower max_tokens"
         )
         self._worker.answer(request)
 
     def _compute(self) -> None:
-        """Compute everything that is planned, as many tokens at once as llama.cpp takes."""
-        parts: list[tuple[Held, int]] = []
-        for held in dict.fromkeys(entry.prefix for entry in self._admitted if entry.prefix.planned):
-            parts += [(held, i) for i in range(held.computed, len(held.tokens))]
-        for start in range(0, len(parts), self._context.batch):
-            batch = parts[start : start + self._context.batch]
-            last = np.array([i == len(held.tokens) - 1 for held, i in batch])
-            logits = self._context.decode(
-                np.array([held.tokens[i] for held, i in batch]),
-                np.array([i for _, i in batch]),
-                np.array([held.slot for held, _ in batch]),
-                last,
-            )
-            for held, _ in batch:
-                held.planned -= 1
-            for row, k in zip(logits, np.flatnonzero(last), strict=True):
-                batch[k][0].output = row
+        """Compute every prefix that is planned, and keep the logits at its end."""
+        fresh = list(dict.fromkeys(entry.prefix for entry in self._admitted if entry.prefix.planned))
+        parts = [(held, i) for held in fresh for i in range(held.computed, len(held.tokens))]
+        logits = self._forward.run(parts, [i == len(held.tokens) - 1 for held, i in parts])
+        for held, output in zip(fresh, logits, strict=True):
+            held.planned, held.output = 0, output
         self.computed_tokens += len(parts)
 
     def _spawn(self) -> None:
         """Start rows of admitted requests and draw their first tokens."""
-        started: list[_Row] = []
-        logits: list[Floats] = []
+        started: list[Row] = []
+        logits = []
         for entry in list(self._admitted):
             request = entry.request
+            if isinstance(request, Given):
+                continue
             while request.spawned < request.n and len(self._rows) + len(started) < self._max_rows:
                 if request.spawned and not self.sequences.fits(entry.limit):
                     break
@@ -272,16 +243,15 @@ class Engine:
                     break
                 if request.spawned:
                     self.sequences.reserved += entry.limit
-                started.append(_Row(request, request.spawned, sequence, request.path, entry.limit))
+                started.append(Row(request, request.spawned, sequence, request.path, entry.limit))
                 logits.append(entry.prefix.output)
                 request.spawned += 1
                 request.running += 1
             if request.spawned == request.n:
-                self._admitted.remove(entry)
-                entry.prefix.users -= 1
+                self._let_go(entry)
         self._rows += started
         if started:
-            self._consume(started, np.stack(logits))
+            self._consume(started, torch.from_numpy(np.stack(logits)))
 
     def _decode(self) -> None:
         """One token for every row in flight."""
@@ -289,70 +259,45 @@ class Engine:
             self.sequences.append(row.sequence, row.drawn[-1:])
             row.fed += 1
         self.sequences.reserved -= len(self._rows)
-        logits = self._context.decode(
-            np.array([row.drawn[-1] for row in self._rows]),
-            np.array([len(row.sequence.tokens) - 1 for row in self._rows]),
-            np.array([row.sequence.slot for row in self._rows]),
-            np.ones(len(self._rows), np.bool_),
-        )
+        parts = [(row.sequence, len(row.sequence.tokens) - 1) for row in self._rows]
+        logits = self._forward.run(parts, [True] * len(parts))
         self.decode_steps += 1
-        self.decoded_tokens += len(self._rows)
-        self._consume(list(self._rows), logits)
+        self.decoded_tokens += len(parts)
+        self._consume(list(self._rows), torch.from_numpy(logits))
 
-    def _consume(self, rows: list[_Row], logits: Floats) -> None:
+    def _consume(self, rows: list[Row], logits: torch.Tensor) -> None:
         """Draw a token for each row, and let go of rows that end."""
-        settings = _settings(rows)
-        draws = draw(torch.from_numpy(logits), settings, close=self._close)
-        for k in np.flatnonzero(draws.close):
-            self._draw_again(draws, int(k), rows[k], settings)
-        for row, token, logprob in zip(rows, draws.tokens.tolist(), draws.logprobs.tolist(), strict=True):
-            row.drawn.append(token)
-            row.logprob += logprob
-        self._leave([row for row in rows if self._ended(row)])
+        settings = settings_of(rows, self._tolerance)
+        draws = draw(logits, settings)
+        for k in np.flatnonzero(draws.close).tolist():
+            alone = torch.from_numpy(self._forward.alone(rows[k].tokens))
+            again = draw(alone, settings.rows(np.array([k])))
+            draws.tokens[k], draws.logprobs[k] = again.tokens[0], again.logprobs[0]
+            draws.entropies[k] = again.entropies[0]
+            self.redrawn_tokens += 1
+        for k, row in enumerate(rows):
+            row.add(draws, k)
+        self._leave([row for row in rows if self._is_done(row)])
 
-    def _draw_again(self, draws: Draws, k: int, row: _Row, settings: Settings) -> None:
-        """A draw too close to call: take it on logits computed alone, a function of the tokens."""
-        if self._alone is None:
-            self._alone = self._make_alone()
-        tokens = np.array(row.tokens)
-        self._alone.drop(0)
-        logits = np.empty((0, 0), np.float32)
-        for start in range(0, len(tokens), self._alone.batch):
-            part = tokens[start : start + self._alone.batch]
-            positions = start + np.arange(len(part))
-            logits = self._alone.decode(part, positions, np.zeros_like(part), positions == len(tokens) - 1)
-        again = draw(torch.from_numpy(logits), settings.rows(np.array([k])), close=self._close)
-        draws.tokens[k], draws.logprobs[k] = again.tokens[0], again.logprobs[0]
-        self.redrawn_tokens += 1
-
-    def _ended(self, row: _Row) -> bool:
+    def _is_done(self, row: Row) -> bool:
         """Close the step a row is in if its newest token ends it; whether the row is done."""
-        token, n = row.drawn[-1], len(row.drawn)
-        whole = row.request.until.what == "end"
-        if self._ends_path[token]:
-            end = End.EOS
-        elif self._ends_step[token] and not (whole and n >= row.limit):
-            end = End.BOUNDARY
-        elif n >= row.limit:
-            end = End.LENGTH
-        else:
+        end = row.end(self._ending)
+        if end is None:
             return False
-        ids = tuple(row.drawn[row.step_start :])
-        text = self._text_of(row.path.token_ids[-CONTEXT_TOKENS:], ids)
-        row.path = row.path.child(Step(ids, text, end, row.logprob))
-        row.step_start, row.logprob = n, 0.0
-        if whole and end is End.BOUNDARY:
+        before = row.path.token_ids[-CONTEXT_TOKENS:]
+        row.close_step(self._text_of(before, row.drawn[row.step_start :]), end)
+        if end is End.BOUNDARY and row.request.until.what == "end":
             return False
         row.request.children[row.child] = row.path
         return True
 
-    def _leave(self, rows: Sequence[_Row]) -> None:
+    def _leave(self, rows: Sequence[Row]) -> None:
         """Take rows out, done or cancelled, and account for them."""
         for row in rows:
-            request = row.request
+            request, step = row.request, row.path.step
             self._rows.remove(row)
             self.sequences.reserved -= row.limit - row.fed
-            if row.path.step is not None and row.path.step.end is End.BOUNDARY and not request.cancelled:
+            if not request.cancelled and step is not None and step.end is End.BOUNDARY:
                 self.sequences.hold(row.sequence, row.path)
             else:
                 self.sequences.release(row.sequence)
@@ -363,32 +308,17 @@ class Engine:
 
     def _fail_all(self, error: Exception) -> None:
         """Something broke on the thread: everything outstanding fails, the engine goes on."""
+        lost = dict.fromkeys(self._outstanding())
         for row in self._rows:
             self.sequences.release(row.sequence)
-        for entry in self._admitted:
-            entry.prefix.users -= 1
-        for held in {entry.prefix for entry in self._admitted if entry.prefix.planned}:
-            self.sequences.release(held)  # nobody knows what of it was computed
-        lost = dict.fromkeys(self._outstanding())
-        self._rows, self._waiting, self._admitted, self.sequences.reserved = [], [], [], 0
+        self._rows, self._waiting, self._admitted = [], [], []
+        self.sequences.clear()  # nobody knows what of it was computed
         for request in lost:
             request.error = ModelError(f"llama.cpp failed: {error!r}; please report this")
             request.error.__cause__ = error
             self._worker.answer(request)
 
-    def _outstanding(self) -> Iterator[Request]:
+    def _outstanding(self) -> Iterator[Request | Given]:
         yield from self._waiting
         yield from (entry.request for entry in self._admitted)
         yield from (row.request for row in self._rows)
-
-
-def _settings(rows: Sequence[_Row]) -> Settings:
-    """Sampling of rows."""
-    sampling = [row.request.sampling for row in rows]
-    return Settings(
-        np.array([s.temperature for s in sampling], np.float64),
-        np.array([s.top_p for s in sampling], np.float64),
-        np.array([s.top_k for s in sampling], np.int64),
-        np.array([row.request.seeds[row.child] for row in rows], np.uint64),
-        np.array([len(row.drawn) for row in rows], np.int64),
-    )

@@ -20,6 +20,9 @@ __all__ = ["MOST_SEQUENCES", "Context", "Weights"]
 
 MOST_SEQUENCES = 256
 """LLAMA_MAX_SEQ, a constant of llama.cpp."""
+CPU_PASS = 63
+"""Tokens in one pass on a CPU. From 64 on, llama.cpp's attention there works on tiles of the cache and
+computes what other sequences hold only to mask it; below, it skips that."""
 _TEXT_BYTES = 256
 
 Floats = npt.NDArray[np.float32]
@@ -40,9 +43,12 @@ def _bindings() -> Any:
     return llama_cpp
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-def _QUIET(level: int, text: bytes, data: Any) -> None:  # noqa: N802  a constant: llama.cpp keeps its address
-    """Drop what llama.cpp would print."""
+def _drop(level: int, text: bytes, data: Any) -> None:
+    """What llama.cpp would print is dropped."""
+
+
+_QUIET = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(_drop)
+"""Kept here, as llama.cpp keeps its address."""
 
 
 class Weights:
@@ -144,13 +150,19 @@ class Context:
         self._library = library = weights.library
         self._n_vocabulary = weights.n_vocabulary
         parameters = library.llama_context_default_params()
-        parameters.n_ctx = cells
+        parameters.n_ctx = max(cells, sequences)  # llama.cpp aborts below
         parameters.n_seq_max = sequences
-        parameters.n_batch = parameters.n_ubatch = batch
+        parameters.n_batch = batch
+        parameters.n_ubatch = batch if library.llama_supports_gpu_offload() else CPU_PASS
         parameters.n_threads = parameters.n_threads_batch = max(1, (os.cpu_count() or 1) // 2)
         parameters.kv_unified = True  # one buffer, in which a fork is a mark
         parameters.swa_full = True  # a sliding window that dropped tokens could not be forked before it
-        parameters.flash_attn_type = library.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        # Flash attention rounds keys and values to half floats, whatever they are stored as.
+        parameters.flash_attn_type = (
+            library.LLAMA_FLASH_ATTN_TYPE_DISABLED
+            if weights.whole_floats
+            else library.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        )
         parameters.type_k = parameters.type_v = weights.cell_type
         parameters.no_perf = True
         self._context = library.llama_init_from_model(weights.model, parameters)

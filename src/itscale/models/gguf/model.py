@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path as FilePath
 
 from itscale.budget import Ledger
 from itscale.models.base import Capability, Model
-from itscale.models.gguf.engine import Engine
 from itscale.models.gguf.library import MOST_SEQUENCES, Context, Weights
 from itscale.models.gguf.tokens import GGUFTokenizer
 from itscale.models.local import DEFAULT_MEMORY_BYTES, Checkpoint, PromptReader
 from itscale.randomness import Randomness
-from itscale.types import Path, Sampling, Until
+from itscale.types import End, Path, Sampling, Step, Until
 
 __all__ = ["GGUFModel"]
 
 DEFAULT_ROWS = 128
+DEFAULT_EXACT_ROWS = 32
+"""Where flash attention is off every row looks at every cell, so that fewer at once are faster."""
 PREFILL_TOKENS = 512
 CLOSE_ROUNDED = 4e-3
 """As `sampler.CLOSE`, where weights, keys or values are rounded: what a batch changes is larger."""
@@ -34,34 +36,46 @@ CLOSE_ROUNDED = 4e-3
 class GGUFModel(Model):
     """A causal language model that llama.cpp runs."""
 
-    capabilities = frozenset({Capability.STEPS, Capability.LOGPROBS, Capability.SEEDS})
+    capabilities = frozenset(Capability)
 
     def __init__(
-        self, weights: Weights, facts: Checkpoint, name: str, memory: int, rows: int, *, original: bool = True
+        self,
+        weights: Weights,
+        facts: Checkpoint,
+        name: str,
+        memory: int,
+        rows: int | None,
+        *,
+        original: bool = True,
     ) -> None:
         from itscale.models.engine.sampler import CLOSE
+        from itscale.models.gguf.engine import Engine
+        from itscale.models.gguf.forward import Forward
+        from itscale.models.gguf.rows import Ending
+        from itscale.models.gguf.sequences import Sequences
 
         self.name = name
         self._file: FilePath | None = None
         self._weights = weights
-        tokenizer = GGUFTokenizer(weights, original=original)
+        self._tokenizer = tokenizer = GGUFTokenizer(weights)
         self.prompts = PromptReader(tokenizer, facts)
-        context = weights.trained_context
-        cells = min(memory // weights.bytes_per_cell, MOST_SEQUENCES * context)
+        size = weights.trained_context
+        cells = min(memory // weights.bytes_per_cell, MOST_SEQUENCES * size)
+        shared = Context(weights, cells=cells, sequences=MOST_SEQUENCES, batch=PREFILL_TOKENS)
         everything = range(weights.n_vocabulary)
         self.engine = Engine(
-            Context(weights, cells=cells, sequences=MOST_SEQUENCES, batch=PREFILL_TOKENS),
-            lambda: Context(weights, cells=context, sequences=1, batch=PREFILL_TOKENS),
-            cells=cells,
-            sequences=MOST_SEQUENCES,
+            Forward(shared, lambda: Context(weights, cells=size, sequences=1, batch=PREFILL_TOKENS)),
+            Sequences(MOST_SEQUENCES, cells, shared.fork, shared.drop),
             prompt_tokens=self.prompts.of_path,
             text_of=tokenizer.text_of,
-            vocabulary=weights.n_vocabulary,
-            boundary_ids=[i for i in everything if tokenizer.text_of((), (i,)).endswith(facts.boundary)],
-            eos_ids=[i for i in everything if weights.ends(i)],
-            max_context=min(context, cells),
-            max_rows=rows,
-            close=CLOSE if weights.whole_floats else CLOSE_ROUNDED,
+            ending=Ending.of(
+                weights.n_vocabulary,
+                [i for i in everything if tokenizer.text_of((), (i,)).endswith(facts.boundary)],
+                [i for i in everything if weights.ends(i)],
+            ),
+            max_context=min(size, cells),
+            max_rows=rows or (DEFAULT_EXACT_ROWS if weights.whole_floats else DEFAULT_ROWS),
+            tolerance=CLOSE if weights.whole_floats else CLOSE_ROUNDED,
         )
 
     @classmethod
@@ -71,12 +85,13 @@ class GGUFModel(Model):
         *,
         name: str | None = None,
         kv_memory_bytes: int = DEFAULT_MEMORY_BYTES,
-        max_rows: int = DEFAULT_ROWS,
+        max_rows: int | None = None,
     ) -> GGUFModel:
         """The model in a GGUF file.
 
         `kv_memory_bytes` limits keys and values, and `max_rows` is the largest batch, as in
-        `LocalModel.load`; llama.cpp takes all of that memory at once.
+        `LocalModel.load`; llama.cpp takes all of that memory at once. A file of whole floats is
+        computed in whole floats, any other with half-float keys and values and flash attention.
 
         Raises:
             OptionError: llama-cpp-python (or what else the extra brings) is not installed.
@@ -112,6 +127,25 @@ class GGUFModel(Model):
         if request.error is not None:
             raise request.error
         return [request.children[i] for i in range(n)]
+
+    async def logprobs_of(
+        self, path: Path, token_ids: Sequence[int], sampling: Sampling, ledger: Ledger
+    ) -> tuple[float, ...]:
+        self.prompts.of_path(path)
+        if not token_ids:
+            return ()
+        question = await self.engine.given(path, token_ids, sampling)
+        cached = max(0, question.prompt_tokens - question.computed_tokens)
+        ledger.charge_model(prompt=question.prompt_tokens, cached=cached, generated=0)
+        if question.cancelled:
+            raise asyncio.CancelledError
+        if question.error is not None:
+            raise question.error
+        return question.logprobs
+
+    def forced(self, path: Path, text: str) -> Path:
+        ids = tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
+        return path.child(Step(ids, text, End.BOUNDARY, forced=True))
 
     async def close(self) -> None:
         self.engine.close()

@@ -107,6 +107,10 @@ class Sequences:
                 best, longest = held, shared
         return best, longest
 
+    def has_room(self, but: Held | None = None) -> bool:
+        """Whether `fork(but, ...)` will find a slot."""
+        return bool(self._free_slots) or any(h.users == 0 and h is not but for h in self._held)
+
     def fork(self, source: Held | None, n: int) -> Held | None:
         """A new sequence, not held, with the first `n` tokens of `source`; None if no slot is left."""
         if not self._free_slots:
@@ -164,6 +168,12 @@ class Sequences:
             gone = self._dead.popleft()
             for held in [h for h in self._held if h.reference is gone and h.users == 0]:
                 self.release(held)
+
+    def clear(self) -> None:
+        """Give up everything that is held, and every promise."""
+        for held in list(self._held):
+            self.release(held)
+        self.reserved = 0
 
     def fits(self, n: int) -> bool:
         """Whether `n` more cells can be promised now, after giving up what nobody needs."""

@@ -1,0 +1,102 @@
+"""`vllm:PATH` on the embedded checkpoint. `make test-servers` runs it in the venv that has vLLM."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from itscale.budget import Budget, Ledger
+from itscale.embedded import REASONER
+from itscale.errors import PromptError
+from itscale.models.base import Capability
+from itscale.models.vllm import VLLMModel
+from itscale.randomness import Seeded
+from itscale.tasks import Chain, Countdown
+from itscale.testing import MODEL_LAWS
+from itscale.types import End, Path, Prompt, Sampling, Until
+
+pytestmark = pytest.mark.server
+pytest.importorskip("vllm", reason='vLLM is not installed: pip install "itscale[vllm]"')
+
+PROMPTS = [p.prompt for task in (Countdown(), Chain()) for p in task.problems(4)]
+GREEDY, HOT = Sampling(temperature=0.0), Sampling()
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[VLLMModel]:
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    loaded = VLLMModel.load(REASONER, dtype="float32", max_model_len=256, enforce_eager=True, max_num_seqs=64)
+    yield loaded
+    asyncio.run(loaded.close())
+
+
+async def extended(model: VLLMModel, path: Path, n: int, what: str, sampling: Sampling) -> list[Path]:
+    return await model.extend(path, n, Until(what), sampling, Seeded(0), Ledger(Budget()))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("law", MODEL_LAWS)
+def test_the_laws_of_the_model_seam_hold(model: VLLMModel, law):
+    """Each in an event loop of its own: vLLM's is another."""
+    asyncio.run(law(model, PROMPTS[:2]))
+
+
+def test_whole_answers_fall_into_the_steps_that_asking_step_by_step_gives(model: VLLMModel):
+    """The same tokens, texts and ends, and none of it differs from the checkpoint's own spelling."""
+
+    async def run() -> None:
+        for prompt in PROMPTS[:4]:
+            [whole] = await extended(model, Path.root(prompt), 1, "end", GREEDY)
+            path = Path.root(prompt)
+            for step in whole.steps:
+                [path] = await extended(model, path, 1, "step", GREEDY)
+                assert (path.step.token_ids, path.step.text, path.step.end) == (
+                    step.token_ids,
+                    step.text,
+                    step.end,
+                )
+            assert whole.step.end is End.EOS
+            assert "Answer:" in whole.text
+
+    asyncio.run(run())
+
+
+def test_log_probabilities_are_those_of_the_sampling_distribution(model: VLLMModel):
+    """At another temperature and with top-k too: drawn from one token alone, it is certain."""
+
+    async def run() -> None:
+        root = Path.root(PROMPTS[0])
+        [path] = await extended(model, root, 1, "end", Sampling(temperature=0.7, top_k=1))
+        assert [step.logprob for step in path.steps] == pytest.approx([0.0] * path.depth, abs=1e-5)
+        [plain] = await extended(model, root, 1, "end", HOT)
+        assert plain.steps[0].logprob < 0
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_call_is_aborted_and_charged(model: VLLMModel):
+    """The wait ends when vLLM has let go, and the next call is answered."""
+
+    async def run() -> None:
+        ledger = Ledger(Budget())
+        call = asyncio.create_task(
+            model.extend(Path.root(PROMPTS[0]), 8, Until("end"), HOT, Seeded(0), ledger)
+        )
+        await asyncio.sleep(0.05)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert ledger.model_calls == 1
+        assert ledger.generated_tokens < 8 * 128
+        assert await extended(model, Path.root(PROMPTS[0]), 1, "end", HOT)
+
+    asyncio.run(run())
+
+
+def test_what_it_was_not_made_for_is_refused(model: VLLMModel):
+    """By the facts in the checkpoint folder, before vLLM sees it."""
+    assert Capability.STEPS in model.capabilities
+    with pytest.raises(PromptError, match="two tasks only"):
+        asyncio.run(extended(model, Path.root(Prompt.user("Who are you?")), 1, "end", HOT))
