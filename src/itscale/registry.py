@@ -47,7 +47,7 @@ from itscale.models.base import Model
 from itscale.scorers.answers import AnswerKind
 from itscale.scorers.base import Scorer
 from itscale.scorers.prm_kinds import PRM_KINDS
-from itscale.scorers.specs import scorer_options
+from itscale.scorers.specs import SERVED_SCORERS, scorer_options
 from itscale.tasks.base import GeneratedTask
 from itscale.tasks.chain import Chain
 from itscale.tasks.countdown import Countdown
@@ -378,6 +378,7 @@ SCORERS: Mapping[str, Kind[Scorer | None]] = {
             "a process reward model in a checkpoint folder; KIND: " + ", ".join(PRM_KINDS),
             _local_scorer,
         ),
+        *(Kind[Scorer | None](*row) for row in SERVED_SCORERS),
         Kind[Scorer | None](
             "judge:MODEL[#option=value,...]",
             "a model asked in words; mode=score | yes-no | compare, unit=answer | step, n, temperature, "

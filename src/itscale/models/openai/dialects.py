@@ -22,7 +22,16 @@ from itscale.models.openai.stream import Streams, stream_fields
 from itscale.models.openai.wire import Choice, Malformed, Reply, read_chat, read_completion
 from itscale.types import Path, Prompt, Sampling, Step, Until
 
-__all__ = ["ChatDialect", "Dialect", "Facts", "Request", "TokenDialect", "dialect_of", "prefilled"]
+__all__ = [
+    "ChatDialect",
+    "Dialect",
+    "Facts",
+    "Request",
+    "TokenDialect",
+    "dialect_of",
+    "prefilled",
+    "token_ids_of",
+]
 
 Prefill = Literal["continue", "prefix", "trailing"]
 _REMEMBERED = 4096
