@@ -198,6 +198,17 @@ class Ledger:
             raise OutOfBudget(StopReason.GENERATIONS)
         self.generations += 1
 
+    def start_generations(self, n: int) -> int:
+        """How many of `n` paths begin at the prompt. Raises OutOfBudget if none may."""
+        for i in range(n):
+            try:
+                self.start_generation()
+            except OutOfBudget:
+                if i == 0:
+                    raise
+                return i
+        return n
+
     def start_scoring(self, calls: int = 1) -> None:
         """A judgement that takes so many calls is about to begin. Raises OutOfBudget if it may not."""
         if self.budget.scorer_calls is not None and self.scorer_calls + calls > self.budget.scorer_calls:

@@ -20,13 +20,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from itscale.methods.base import Method, Outcome
+from itscale.methods.base import Outcome, StepMethod
 from itscale.methods.best_first import search_frontier
 from itscale.methods.searching import Candidates, check_search_options
 from itscale.methods.session import Session
-from itscale.models.base import Capability
 
 __all__ = ["AStar", "total_cost"]
 
@@ -47,7 +46,7 @@ def total_cost(scores: tuple[float, ...]) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AStar(Method):
+class AStar(StepMethod):
     """The partial answer of least f is expanded, until that is a finished one.
 
     Raises:
@@ -56,8 +55,6 @@ class AStar(Method):
 
     name: ClassVar[str] = "a-star"
     summary: ClassVar[str] = "expand the partial answer whose score has fallen least on its way"
-    scorer_kind: ClassVar[Literal["none", "any", "process"]] = "process"
-    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.STEPS})
 
     width: int = 4
     """Children of every expansion but the first. A budget below it narrows it."""

@@ -1,13 +1,16 @@
-"""Numbered calls started a few at a time, taken as they arrive, cancelled when no more are wanted."""
+"""Waiting for calls: all together, within a run's time, or numbered and taken as they arrive."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Arrivals"]
+from itscale.budget import Ledger, OutOfBudget
+from itscale.types import StopReason
+
+__all__ = ["Arrivals", "together", "within"]
 
 T = TypeVar("T")
 
@@ -62,3 +65,30 @@ class Arrivals(Generic[T]):
             task.cancel()
         ended = await asyncio.gather(*tasks, return_exceptions=True)
         return [result for result in ended if not isinstance(result, BaseException)]
+
+
+async def together(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results in order. An error cancels the other calls, which `asyncio.gather` would leave running."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+async def within(ledger: Ledger, call: Awaitable[T]) -> T:
+    """Await `call`, cancelling it when the run's seconds are over; raises OutOfBudget then."""
+    seconds = ledger.budget.seconds
+    if seconds is None:
+        return await call
+    limit = asyncio.timeout(max(0.0, seconds - ledger.seconds))
+    try:
+        async with limit:
+            return await call
+    except TimeoutError:
+        if not limit.expired():
+            raise  # the call's own
+        raise OutOfBudget(StopReason.SECONDS) from None

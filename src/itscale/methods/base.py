@@ -18,7 +18,7 @@ from itscale.scorers.answers import AUTO, AnswerKind
 from itscale.scorers.base import ComparisonScorer, OutcomeScorer, ProcessScorer, Scorer
 from itscale.types import Candidate, Path, Prompt, Sampling, StopReason
 
-__all__ = ["Method", "Outcome", "Result", "best", "candidate"]
+__all__ = ["Method", "Outcome", "Result", "StepMethod", "best", "candidate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,16 @@ class Method(ABC):
         return False
 
     @property
+    def speculates(self) -> bool:
+        """Whether steps are begun before it is known that they are wanted."""
+        return False
+
+    @property
+    def required(self) -> frozenset[Capability]:
+        """What a model must offer for this method with these options."""
+        return self.needs
+
+    @property
     def answer_kind(self) -> AnswerKind:
         """How this method reads and compares answers."""
         return AUTO
@@ -139,7 +149,10 @@ class Method(ABC):
         ledger = Ledger(budget or Budget(), model.price)
         trace = Trace(*observers)
         session = self.session(prompt, model, scorer, ledger, rng, trace)
-        outcome = await self.search(session)
+        try:
+            outcome = await self.search(session)
+        finally:
+            await session.close()
         reason = outcome.stop_reason or session.exhausted or StopReason.DONE
         if reason is not StopReason.DONE:
             trace.emit(Stopped(reason.value))
@@ -172,7 +185,9 @@ class Method(ABC):
     ) -> Session:
         """A run of this method on one prompt, about to begin; charged to `ledger`."""
         sampling = Sampling(temperature=self.temperature, top_p=self.top_p)
-        return Session(prompt, model, scorer, ledger, rng, trace, sampling, self.max_tokens)
+        return Session(
+            prompt, model, scorer, ledger, rng, trace, sampling, self.max_tokens, speculate=self.speculates
+        )
 
     def check(self, model: Model, scorer: Scorer | None) -> None:
         """Hold model and scorer against what this method needs, before any token.
@@ -180,7 +195,7 @@ class Method(ABC):
         Raises:
             OptionError: something is missing; the message says what, and what would do instead.
         """
-        missing = self.needs - model.capabilities
+        missing = self.required - model.capabilities
         if missing:
             raise OptionError(
                 f"{self.name} needs {', '.join(sorted(missing))}, which model {model.name!r} does not offer; "
@@ -203,6 +218,22 @@ class Method(ABC):
                 f"{self.name} needs a scorer that compares answers; pass judge:MODEL#mode=compare, "
                 "or use best-of-n with a scorer that judges one at a time"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepMethod(Method):
+    """A method that grows answers a step at a time, guided by a process scorer."""
+
+    scorer_kind: ClassVar[Literal["none", "any", "process"]] = "process"
+    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.STEPS})
+
+    speculate: bool = False
+    """Generate the next step of every path while the scorer still judges its last one. The result is
+    the same; steps of paths that are then dropped are paid for in vain."""
+
+    @property
+    def speculates(self) -> bool:
+        return self.speculate
 
 
 def candidate(path: Path, **fields: Any) -> Candidate:

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from itscale.errors import OptionError, did_you_mean
-from itscale.methods.base import Method, Outcome
+from itscale.methods.base import Outcome, StepMethod
 from itscale.methods.searching import Candidates, check_search_options
 from itscale.methods.session import Session
-from itscale.models.base import Capability
 from itscale.scorers.base import Aggregation
 from itscale.types import Path, StopReason
 
@@ -80,7 +79,7 @@ def check_scope(scope: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beam(Method):
+class Beam(StepMethod):
     """N paths, the best N/width prefixes are kept after every step and extended `width` times.
 
     Raises:
@@ -89,8 +88,6 @@ class Beam(Method):
 
     name: ClassVar[str] = "beam"
     summary: ClassVar[str] = "keep the best prefixes after every step, fork each"
-    scorer_kind: ClassVar[Literal["none", "any", "process"]] = "process"
-    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.STEPS})
 
     width: int = 4
     """M: children of every kept prefix. A budget below it narrows it."""

@@ -16,12 +16,11 @@ import heapq
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from itscale.methods.base import Method, Outcome
+from itscale.methods.base import Outcome, StepMethod
 from itscale.methods.searching import Candidates, check_search_options
 from itscale.methods.session import Session
-from itscale.models.base import Capability
 from itscale.scorers.base import Aggregation
 from itscale.types import Path, StopReason
 
@@ -115,7 +114,7 @@ async def _rolled_out(session: Session, judged: Candidates, path: Path) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BestFirst(Method):
+class BestFirst(StepMethod):
     """The best-scored partial answer of all is expanded, until that is a finished one.
 
     Raises:
@@ -124,8 +123,6 @@ class BestFirst(Method):
 
     name: ClassVar[str] = "best-first"
     summary: ClassVar[str] = "always expand the best-scored partial answer, wherever it is"
-    scorer_kind: ClassVar[Literal["none", "any", "process"]] = "process"
-    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.STEPS})
 
     width: int = 4
     """Children of every expansion but the first. A budget below it narrows it."""

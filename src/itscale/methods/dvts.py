@@ -14,10 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from itscale.methods.base import Method, Outcome
+from itscale.methods.base import Outcome, StepMethod
 from itscale.methods.searching import Candidates, check_search_options
 from itscale.methods.session import Session
-from itscale.models.base import Capability
 from itscale.scorers.base import Aggregation
 from itscale.types import StopReason
 
@@ -25,7 +24,7 @@ __all__ = ["DVTS"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DVTS(Method):
+class DVTS(StepMethod):
     """N / width trees, each following the best of `width` next steps.
 
     Raises:
@@ -34,8 +33,6 @@ class DVTS(Method):
 
     name: ClassVar[str] = "dvts"
     summary: ClassVar[str] = "independent greedy trees, each follows the best of a few next steps"
-    scorer_kind: ClassVar[Literal["none", "any", "process"]] = "process"
-    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.STEPS})
 
     width: int = 4
     """M: children of every expansion. A budget below it narrows it."""

@@ -37,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from itscale.errors import OptionError
-from itscale.methods.base import Method, Outcome
+from itscale.methods.base import Outcome, StepMethod
 from itscale.methods.filtering import (
     CHOICES,
     TARGETS,
@@ -54,7 +54,6 @@ from itscale.methods.filtering import (
     target_potential,
 )
 from itscale.methods.session import Session
-from itscale.models.base import Capability
 from itscale.types import Path, StopReason
 from itscale.weights import SCHEMES, Population, Scheme
 
@@ -91,7 +90,7 @@ def annealing_temperature(rule: Annealing, ess_ratio: float, entropy: float, pro
 
 
 @dataclass(frozen=True, kw_only=True)
-class EntropicParticleFilter(Method):
+class EntropicParticleFilter(StepMethod):
     """A particle filter that resamples after every step, by annealed weights early on.
 
     N is the budget's generations. Without annealing (`early_phase=0`) this is `ParticleFilter` with
@@ -103,8 +102,6 @@ class EntropicParticleFilter(Method):
 
     name: ClassVar[str] = "entropic-particle-filter"
     summary: ClassVar[str] = "a particle filter that distrusts early certainty of the scorer"
-    scorer_kind: ClassVar[Literal["none", "any", "process"]] = "process"
-    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.STEPS})
 
     annealing: Annealing = "ess"
     ess_threshold: float = 0.5
@@ -163,7 +160,7 @@ class EntropicParticleFilter(Method):
         if not Population(population.items, by).ess < len(population):
             return population  # an even draw changes nothing
         again, _ = population.resample(self.resampling, session.rng.child("resample", step), by=by)
-        session.resampled(again.items, population.weights.tolist(), population.ess, again.log_evidence)
+        session.resampled(population, again)
         return again
 
     def _temperature(self, population: Population[Path], progress: float) -> float:
@@ -180,7 +177,9 @@ class EntropicParticleFilter(Method):
     ) -> npt.NDArray[np.float64]:
         """log m_i (nats, shape (N,)): of a trial step; of the path itself where there is none."""
         living = [i for i, weight in enumerate(population.log_weights) if weight > -math.inf]
-        groups = await session.extend_scored([population.items[i] for i in living], required=False)
+        groups = await session.extend_scored(
+            [population.items[i] for i in living], kept=False, required=False
+        )
         foreseen = np.zeros(len(population))
         for i, group in zip(living, groups, strict=True):
             trial = group[0][1] if group else None

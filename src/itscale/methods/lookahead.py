@@ -15,14 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from itscale.errors import OptionError
-from itscale.methods.base import Method, Outcome
+from itscale.methods.base import Outcome, StepMethod
 from itscale.methods.beam import Scope, check_scope, search_beams
 from itscale.methods.searching import Candidates, check_search_options
 from itscale.methods.session import Session
-from itscale.models.base import Capability
 from itscale.scorers.base import AGGREGATIONS, Aggregation
 from itscale.types import Path
 
@@ -30,7 +29,7 @@ __all__ = ["Lookahead"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lookahead(Method):
+class Lookahead(StepMethod):
     """Beam search by the score at the end of a greedy rollout of k steps.
 
     Raises:
@@ -39,8 +38,6 @@ class Lookahead(Method):
 
     name: ClassVar[str] = "lookahead"
     summary: ClassVar[str] = "beam search that judges a step by where it leads"
-    scorer_kind: ClassVar[Literal["none", "any", "process"]] = "process"
-    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.STEPS})
 
     k: int = 1
     """Steps of a rollout."""
@@ -84,6 +81,7 @@ class Lookahead(Method):
         self, session: Session, paths: Sequence[Path], judged: Candidates
     ) -> dict[Path, float]:
         """The value at the end of k greedy steps from each path; the rollouts are dropped."""
+        session.begin(paths)
         ends = list(paths)
         for _ in range(self.k):
             if not any(map(session.can_grow, ends)):

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from itscale.errors import OptionError
-from itscale.methods.base import Method, Outcome
+from itscale.methods.base import Outcome, StepMethod
 from itscale.methods.filtering import (
     CHOICES,
     TARGETS,
@@ -49,7 +49,6 @@ from itscale.methods.filtering import (
     target_potential,
 )
 from itscale.methods.session import Session
-from itscale.models.base import Capability
 from itscale.randomness import Randomness
 from itscale.types import Path, StopReason
 from itscale.weights import SCHEMES, Population, Scheme
@@ -61,7 +60,7 @@ _FIXED = {"target": "final", "resampling": "systematic", "ess_threshold": 0.5, "
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParticleFilter(Method):
+class ParticleFilter(StepMethod):
     """N paths grow a step at a time; good ones are copied, bad ones dropped, in proportion.
 
     N is the budget's generations.
@@ -72,8 +71,6 @@ class ParticleFilter(Method):
 
     name: ClassVar[str] = "particle-filter"
     summary: ClassVar[str] = "paths grow step by step; resample them by the process scorer's weights"
-    scorer_kind: ClassVar[Literal["none", "any", "process"]] = "process"
-    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.STEPS})
 
     target: Target = "final"
     """Which distribution the population samples; see the module's table."""
@@ -123,7 +120,7 @@ class ParticleFilter(Method):
             return population
         scheme: Scheme = "multinomial" if published else self.resampling
         again, _ = population.resample(scheme, session.rng.child("resample", step))
-        session.resampled(again.items, population.weights.tolist(), population.ess, again.log_evidence)
+        session.resampled(population, again)
         return again
 
     async def _extended(

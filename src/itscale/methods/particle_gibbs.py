@@ -28,7 +28,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from itscale.errors import OptionError
-from itscale.methods.base import Method, Outcome
+from itscale.methods.base import Outcome, StepMethod
 from itscale.methods.filtering import (
     CHOICES,
     TARGETS,
@@ -43,7 +43,6 @@ from itscale.methods.filtering import (
     target_potential,
 )
 from itscale.methods.session import Session
-from itscale.models.base import Capability
 from itscale.randomness import Randomness
 from itscale.types import Path, StopReason
 from itscale.weights import Population
@@ -52,7 +51,7 @@ __all__ = ["ParticleGibbs", "conditional_sweep"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParticleGibbs(Method):
+class ParticleGibbs(StepMethod):
     """Sweeps of N / iterations particles; a path drawn from one sweep is kept in the next.
 
     N is the budget's generations. A budget that leaves less than two particles a sweep makes fewer
@@ -64,8 +63,6 @@ class ParticleGibbs(Method):
 
     name: ClassVar[str] = "particle-gibbs"
     summary: ClassVar[str] = "repeated small particle filters, each keeping a path of the last"
-    scorer_kind: ClassVar[Literal["none", "any", "process"]] = "process"
-    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.STEPS})
 
     iterations: int = 4
     """Sweeps, the first unconditional one included."""
@@ -140,7 +137,7 @@ async def conditional_sweep(
             break
         if step > 0 and population.ess < ess_threshold * n:
             again = _resampled(population, rng.child("resample", step), reference)
-            session.resampled(again.items, population.weights.tolist(), population.ess, again.log_evidence)
+            session.resampled(population, again)
             population = again
         population = await extended(population, scores, session, potential, reference)
     return population

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from itscale.errors import OptionError
-from itscale.methods.base import Method, Outcome
+from itscale.methods.base import Outcome, StepMethod
 from itscale.methods.searching import Candidates, check_search_options
 from itscale.methods.session import Session
-from itscale.models.base import Capability
 from itscale.scorers.base import Aggregation
 from itscale.types import Path, StopReason
 
@@ -55,7 +54,7 @@ def shares(scores: Sequence[float], width: int, tau: float) -> list[int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rebase(Method):
+class Rebase(StepMethod):
     """N open paths a level, given to partial answers in proportion to exp(score / tau).
 
     Raises:
@@ -64,8 +63,6 @@ class Rebase(Method):
 
     name: ClassVar[str] = "rebase"
     summary: ClassVar[str] = "every level's budget is shared over partial answers by their scores"
-    scorer_kind: ClassVar[Literal["none", "any", "process"]] = "process"
-    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.STEPS})
 
     tau: float = 0.2
     aggregate: Aggregation = "last"

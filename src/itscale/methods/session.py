@@ -8,21 +8,27 @@ a method reads like its paper:
 - a call that failed for good costs one candidate: its path has no child;
 - when a limit binds, `exhausted` is set and paths that may not move come back unchanged, so every
   method is anytime by ending its loop when nothing moves any more.
+
+A path's continuations draw from a stream named after how the path came about: the k-th step asked
+of it is the same whenever it is asked, before its siblings or after. So with `speculate` a path's
+next step can be begun while the scorer still judges its last one: who asks for that step gets it,
+and what is dropped instead is cancelled, and was paid for in vain.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Literal, TypeVar
 
 from itscale.budget import Ledger, OutOfBudget
 from itscale.errors import AllFailedError, ModelError, OptionError, ScorerError
-from itscale.events import Compared, Event, Failed, Proposed, Pruned, Resampled, Scored, Trace
-from itscale.methods.arrivals import Arrivals
+from itscale.events import Compared, Event, Failed, Pruned, Resampled, Scored, Trace
+from itscale.methods.ahead import Ahead
+from itscale.methods.arrivals import Arrivals, together, within
+from itscale.methods.lineage import Lineage, kind_of
 from itscale.models.base import Model
-from itscale.randomness import Randomness
+from itscale.randomness import Randomness, SomeChildren
 from itscale.scorers.base import (
     ComparisonScorer,
     OutcomeScorer,
@@ -32,6 +38,7 @@ from itscale.scorers.base import (
     checked_scores,
 )
 from itscale.types import Path, Prompt, Sampling, StopReason, Until
+from itscale.weights import Population
 
 __all__ = ["DEFAULT_GENERATIONS", "Judged", "Session"]
 
@@ -55,6 +62,8 @@ class Session:
         trace: Trace,
         sampling: Sampling,
         max_tokens: int,
+        *,
+        speculate: bool = False,
     ) -> None:
         self.root = Path.root(prompt)
         self.rng = rng
@@ -66,8 +75,9 @@ class Session:
         self._trace = trace
         self._sampling = sampling
         self._max_tokens = max_tokens
-        self._round = 0
-        self._ids: dict[Path, int] = {self.root: 0}
+        self._speculate = speculate
+        self._lineage = Lineage(self.root, rng, trace)
+        self._ahead: Ahead[tuple[Path, str], list[Path]] = Ahead()
         self._last_failure: Exception | None = None
 
     @property
@@ -85,8 +95,8 @@ class Session:
 
     async def sample_number(self, i: int) -> Path | None:
         """Sample i of `sample` and no other; None when its call failed, or a limit bound before it."""
-        grown = await self._grow(self.root, 1, "end", self.rng.child("sample", i), False)
-        return next((path for path, _ in grown if path is not self.root), None)
+        drawn = await self._drawn(i, scored=False)
+        return next((path for path, _ in drawn if path is not self.root), None)
 
     async def sample_scored(self, n: int) -> list[Judged]:
         """Like `sample`, each answer with what the scorer says, judged as soon as it is there."""
@@ -105,7 +115,7 @@ class Session:
         With `in_order` an answer is looked at only after those of all earlier seeds, so that what
         comes back depends on the seed alone and not on speed.
         """
-        arrived = Arrivals(lambda i: self._grow(self.root, 1, "end", self.rng.child("sample", i), False))
+        arrived = Arrivals(lambda i: self._drawn(i, scored=False))
         seen: list[Path] = []
         try:
             while (more := await wanted(seen)) > 0:
@@ -147,29 +157,49 @@ class Session:
         Raises:
             AllFailedError: every call failed.
         """
-        groups = await self._extend(paths, n, scored=False, greedy=greedy, required=required)
+        temperature = 0.0 if greedy else None
+        groups = await self._extend(paths, n, temperature, scored=False, ahead=False, required=required)
         return [[child for child, _ in group] for group in groups]
 
     async def extend_scored(
-        self, paths: Sequence[Path], n: int | Sequence[int] = 1, *, required: bool = True
+        self,
+        paths: Sequence[Path],
+        n: int | Sequence[int] = 1,
+        *,
+        temperature: float | None = None,
+        kept: bool = True,
+        required: bool = True,
     ) -> list[list[Judged]]:
         """Like `extend`, each new child with what the scorer says, judged as soon as it is there.
 
-        A path that comes back unchanged is not judged again: its scores are None.
+        A path that comes back unchanged is not judged again: its scores are None. A `temperature`
+        takes the place of the method's. Children that are not to be `kept` have no step begun ahead.
         """
-        return await self._extend(paths, n, scored=True, required=required)
+        return await self._extend(paths, n, temperature, scored=True, ahead=kept, required=required)
+
+    def begin(self, paths: Sequence[Path], *, temperature: float | None = None) -> None:
+        """Begin the next step of each path before it is asked for, if this run speculates."""
+        for path in paths:
+            key = (path, kind_of(temperature))
+            if self._speculate and not self.exhausted and self.can_grow(path) and key not in self._ahead:
+                call = self._asked(path, 1, "step", self._lineage.coming(*key), temperature, whole=True)
+                self._ahead.begin(key, call)
+
+    async def close(self) -> None:
+        """Cancel every step begun ahead that nobody asked for, and see it to its end."""
+        await self._ahead.close()
 
     async def score(self, paths: Sequence[Path]) -> list[tuple[float, ...] | None]:
         """For each path what the scorer says: a score a step, or one in all; None if it failed or
         a limit bound. The same path given twice is judged once."""
         unique = list(dict.fromkeys(paths))
-        judged = dict(zip(unique, await _together(map(self._judge, unique)), strict=True))
+        judged = dict(zip(unique, await together(map(self._judge, unique)), strict=True))
         return [judged[path] for path in paths]
 
     async def compare(self, orders: Sequence[Sequence[Path]]) -> list[tuple[int, ...] | None]:
         """For each list of paths, shown in that order, their ranks (0 best, equal ones ties); None if
         the judge came to no verdict or a limit bound. What is left of a limit goes to the first lists."""
-        return await _together(map(self._compared, orders))
+        return await together(map(self._compared, orders))
 
     async def logprobs(self, path: Path, token_ids: Sequence[int]) -> tuple[float, ...] | None:
         """Log-probabilities (nats) of given tokens after a path, under the method's sampling
@@ -177,7 +207,7 @@ class Session:
         try:
             self.ledger.check()
             call = self._model.logprobs_of(path, token_ids, self._sampling, self.ledger)
-            return await self._in_time(call)
+            return await within(self.ledger, call)
         except OutOfBudget as limit:
             self.exhausted = self.exhausted or limit.reason
         except ModelError as error:
@@ -189,62 +219,73 @@ class Session:
     def force(self, path: Path, text: str) -> Path:
         """The path with one more step that says `text`, not drawn. Needs `Capability.FORCING`."""
         child = self._model.forced(path, text)
-        self._proposed(path, child)
+        self._lineage.proposed(path, child, self._lineage.next(path, "forced"))
         return child
 
     async def _extend(
         self,
         paths: Sequence[Path],
         n: int | Sequence[int],
+        temperature: float | None,
         *,
         scored: bool,
+        ahead: bool,
         required: bool,
-        greedy: bool = False,
     ) -> list[list[Judged]]:
-        turn, self._round = self._round, self._round + 1
         counts = [n] * len(paths) if isinstance(n, int) else n
-        groups = await _together(
-            self._grow(path, count, "step", self.rng.child("step", turn, i), scored, greedy)
-            for i, (path, count) in enumerate(zip(paths, counts, strict=True))
-        )
+        label = kind_of(temperature)
+        streams = [self._lineage.next(path, label) for path in paths]  # before any call may take its turn
+
+        async def grown(path: Path, count: int, stream: Randomness) -> list[Judged]:
+            children = await self._propose(path, count, "step", stream, temperature)
+            if ahead and children != [path]:
+                self.begin(children, temperature=temperature)
+            return await self._judged(path, children) if scored else [(child, None) for child in children]
+
+        groups = await together(map(grown, paths, counts, streams))
         if paths and required:
             self._survivors([child for group in groups for child, _ in group])
         return groups
 
-    async def _grow(
-        self, path: Path, n: int, what: str, rng: Randomness, scored: bool, greedy: bool = False
-    ) -> list[Judged]:
-        """Children of one path, the new ones judged if that is wanted."""
-        children = await self._propose(path, n, what, rng, greedy)
-        if not scored or children == [path]:
-            return [(child, None) for child in children]
-        judged = await _together(map(self._judge, children))
-        return list(zip(children, judged, strict=True))
+    async def _judged(self, path: Path, children: Sequence[Path]) -> list[Judged]:
+        """The children of a path with what the scorer says; itself, come back unchanged, without."""
+        if children == [path]:
+            return [(path, None)]
+        return list(zip(children, await together(map(self._judge, children)), strict=True))
+
+    async def _drawn(self, i: int, *, scored: bool) -> list[Judged]:
+        """Whole answer `i`, judged if that is wanted; no or the empty path where there is none."""
+        children = await self._propose(self.root, 1, "end", self.rng.child("sample", i), None)
+        return await self._judged(self.root, children) if scored else [(child, None) for child in children]
 
     async def _sample(self, n: int, *, scored: bool) -> list[Judged]:
-        streams = [self.rng.child("sample", i) for i in range(n)]
-        groups = await _together(self._grow(self.root, 1, "end", stream, scored) for stream in streams)
+        groups = await together(self._drawn(i, scored=scored) for i in range(n))
         pairs = [pair for group in groups for pair in group if pair[0] is not self.root]
         self._survivors([path for path, _ in pairs])
         if not pairs and self.exhausted:
             return [(self.root, None)]  # the best so far: a limit bound before the first answer
         return pairs
 
-    def resampled(
-        self, paths: Sequence[Path], weights: Sequence[float], ess: float, log_evidence: float
-    ) -> None:
-        """Record that slot i now continues `paths[i]`."""
-        ids = tuple(self.path_id(path) for path in paths)
-        self._emit(Resampled(ids, tuple(weights), ess, log_evidence))
+    def resampled(self, before: Population[Path], after: Population[Path]) -> None:
+        """Record that slot i now continues `after.items[i]`; what no slot continues is dropped."""
+        ids = tuple(self.path_id(path) for path in after.items)
+        self._emit(Resampled(ids, tuple(before.weights.tolist()), before.ess, after.log_evidence))
+        self._drop(set(before.items) - set(after.items))
 
     def pruned(self, paths: Sequence[Path]) -> None:
         """Record that these paths were dropped for good."""
         if paths:
             self._emit(Pruned(tuple(self.path_id(path) for path in paths)))
+            self._drop(paths)
+
+    def _drop(self, paths: Iterable[Path]) -> None:
+        """Cancel the steps begun ahead of these paths."""
+        wanted = set(paths)
+        self._ahead.drop([key for key in self._ahead if key[0] in wanted])
 
     def path_id(self, path: Path) -> int:
         """The number of a path in the trace."""
-        return self._ids.setdefault(path, len(self._ids))
+        return self._lineage.path_id(path)
 
     def _emit(self, event: Event) -> None:
         self._trace.emit(event)
@@ -257,53 +298,61 @@ class Session:
             ) from self._last_failure
         return paths
 
-    async def _propose(self, path: Path, n: int, what: str, rng: Randomness, greedy: bool) -> list[Path]:
-        wanted = self._max_tokens - path.n_tokens
-        if path.ended or self.exhausted or wanted < 1:
+    async def _propose(
+        self, path: Path, n: int, what: Literal["step", "end"], rng: Randomness, temperature: float | None
+    ) -> list[Path]:
+        if self.exhausted or not self.can_grow(path):
             return [path]
-        ledger = self.ledger
         try:
-            ledger.check()
-            if path.parent is None:
-                for i in range(n):
-                    try:
-                        ledger.start_generation()
-                    except OutOfBudget:
-                        if i == 0:
-                            raise
-                        n = i
-                        break
-            granted = await ledger.reserve_tokens(wanted * n)
-            asked, n = n, min(n, granted)
-            try:
-                until = Until("end" if what == "end" else "step", granted // n)
-                sampling = replace(self._sampling, temperature=0.0) if greedy else self._sampling
-                children = await self._in_time(self._model.extend(path, n, until, sampling, rng, ledger))
-            finally:
-                await ledger.return_tokens(granted)
+            children: list[Path] = []
+            if what == "step" and (key := (path, kind_of(temperature))) in self._ahead:
+                children = await self._ahead.claim(key)
+            if len(children) < n:
+                rest = SomeChildren(rng, range(len(children), n)) if children else rng
+                children = children + await self._asked(path, n - len(children), what, rest, temperature)
         except OutOfBudget as limit:
             self.exhausted = self.exhausted or limit.reason
             return [path]
         except ModelError as error:
-            ledger.failed_calls += 1
+            self.ledger.failed_calls += 1
             self._last_failure = error
             self._emit(Failed(self.path_id(path), str(error)))
             return []
-        if granted < wanted * asked and (n < asked or any(child.truncated for child in children)):
-            self.exhausted = self.exhausted or StopReason.TOKENS
-        for child in children:
-            self._proposed(path, child)
+        for i, child in enumerate(children):
+            self._lineage.proposed(path, child, rng.child("then", i))
         return children
 
-    def _proposed(self, path: Path, descendant: Path) -> None:
-        """Record every step between a path and what was proposed for it."""
-        for node in reversed([node for node in descendant.nodes() if node.depth > path.depth]):
-            assert node.step is not None
-            assert node.parent is not None
-            # A sample shared between runs hangs under another run's root: here it continues `path`.
-            parent = path if node.depth == path.depth + 1 else node.parent
-            ids = self.path_id(parent), self.path_id(node)
-            self._emit(Proposed(ids[1], ids[0], node.step.text, node.step.n_tokens, node.step.end))
+    async def _asked(
+        self,
+        path: Path,
+        n: int,
+        what: Literal["step", "end"],
+        rng: Randomness,
+        temperature: float | None,
+        *,
+        whole: bool = False,
+    ) -> list[Path]:
+        """Children from the model, fewer than `n` where a limit binds, or none where the `whole`
+        reservation is wanted and not to be had."""
+        ledger, wanted = self.ledger, self._max_tokens - path.n_tokens
+        ledger.check()
+        if path.parent is None:
+            n = ledger.start_generations(n)
+        granted = await ledger.reserve_tokens(wanted * n)
+        asked, n = n, min(n, granted)
+        try:
+            if whole and granted < wanted * asked:
+                return []
+            sampling = (
+                self._sampling if temperature is None else replace(self._sampling, temperature=temperature)
+            )
+            until = Until(what, granted // n)
+            children = await within(self.ledger, self._model.extend(path, n, until, sampling, rng, ledger))
+        finally:
+            await ledger.return_tokens(granted)
+        if granted < wanted * asked and (n < asked or any(child.truncated for child in children)):
+            self.exhausted = self.exhausted or StopReason.TOKENS
+        return children
 
     async def _judge(self, path: Path) -> tuple[float, ...] | None:
         scorer = self._scorer
@@ -338,36 +387,10 @@ class Session:
         try:
             self.ledger.check()
             self.ledger.start_scoring(scorer.calls_each)
-            return await self._in_time(ask())
+            return await within(self.ledger, ask())
         except OutOfBudget as limit:
             self.exhausted = self.exhausted or limit.reason
         except (ModelError, ScorerError) as error:
             self.ledger.failed_calls += 1
             self._emit(Failed(self.path_id(path), str(error)))
         return None
-
-    async def _in_time(self, call: Awaitable[T]) -> T:
-        """Await `call`, cancelling it when the run's seconds are over."""
-        seconds = self.ledger.budget.seconds
-        if seconds is None:
-            return await call
-        limit = asyncio.timeout(max(0.0, seconds - self.ledger.seconds))
-        try:
-            async with limit:
-                return await call
-        except TimeoutError:
-            if not limit.expired():
-                raise  # the call's own
-            raise OutOfBudget(StopReason.SECONDS) from None
-
-
-async def _together(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results in order. An error cancels the other calls, which `asyncio.gather` would leave running."""
-    tasks = [asyncio.ensure_future(call) for call in calls]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

@@ -1,0 +1,59 @@
+"""What a run knows of its paths: their numbers in the trace, and the streams they draw from.
+
+Law: a stream is named after how its path came about and never after when; the k-th call of one kind
+on a path has the same stream whatever else is asked in between.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from itscale.events import Proposed, Trace
+from itscale.randomness import Randomness
+from itscale.types import Path
+
+__all__ = ["Lineage", "kind_of"]
+
+
+class Lineage:
+    """Every path of one run, from its root on."""
+
+    def __init__(self, root: Path, rng: Randomness, trace: Trace) -> None:
+        self._streams = {root: rng}
+        self._ids = {root: 0}
+        self._rng = rng
+        self._trace = trace
+        self._turns: Counter[tuple[Path, str]] = Counter()
+
+    def path_id(self, path: Path) -> int:
+        """The number of a path in the trace."""
+        return self._ids.setdefault(path, len(self._ids))
+
+    def coming(self, path: Path, kind: str) -> Randomness:
+        """The stream of the next call of that kind on a path, which may ask for it later."""
+        own = self._streams.get(path)
+        if own is None:  # made outside of this run: numbered in the order it is first seen
+            own = self._streams[path] = self._rng.child("outside", len(self._streams))
+        return own.child(kind, self._turns[path, kind])
+
+    def next(self, path: Path, kind: str) -> Randomness:
+        """The stream of a call on a path; the next has another one."""
+        stream = self.coming(path, kind)
+        self._turns[path, kind] += 1
+        return stream
+
+    def proposed(self, path: Path, descendant: Path, stream: Randomness) -> None:
+        """Name and record every step between a path and what was proposed for it."""
+        for node in reversed([node for node in descendant.nodes() if node.depth > path.depth]):
+            assert node.step is not None
+            assert node.parent is not None
+            # A sample shared between runs hangs under another run's root: here it continues `path`.
+            parent = path if node.depth == path.depth + 1 else node.parent
+            self._streams[node] = stream.child(node.depth - path.depth)
+            ids = self.path_id(parent), self.path_id(node)
+            self._trace.emit(Proposed(ids[1], ids[0], node.step.text, node.step.n_tokens, node.step.end))
+
+
+def kind_of(temperature: float | None) -> str:
+    """What tells the steps of a path drawn at one temperature from those at another, or the method's."""
+    return "step" if temperature is None else f"step at {temperature}"
