@@ -277,16 +277,18 @@ def test_bench_ends_with_table_plot_and_paths(tmp_path: Path):
     done = bench(tmp_path / "run", "--json", str(tmp_path / "cells.jsonl"))
     assert "coins, level 1, 10 problems, seed 0" in done.stdout
     named = dict(
-        line.split(": ", 1) for line in done.stdout.splitlines() if line[:6] in ("plot: ", "rows: ", "json: ")
+        line.split(": ", 1)
+        for line in done.stdout.splitlines()
+        if line.startswith(("plot: ", "rows: ", "json: ", "report: "))
     )
-    assert named.keys() == {"plot", "rows", "json"}
+    assert named.keys() == {"plot", "rows", "json", "report"}
     assert all(Path(path).stat().st_size > 0 for path in named.values())
     assert "exact McNemar" in done.stdout
     assert "runs to do" in done.stderr
     assert "runs to do" not in done.stdout
     assert {file.name for file in (tmp_path / "run").iterdir()} == {
         ".lock", "manifest.json", "results.jsonl", "results.parquet", "problems.jsonl", "traces.jsonl",
-        "table.md", "accuracy.png", "accuracy.svg",
+        "table.md", "accuracy.png", "accuracy.svg", "report.html",
     }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from itscale.budget import Budget
 from itscale.commands.allocate import allocate
 from itscale.commands.bench import bench
+from itscale.commands.report import report
 from itscale.commands.serve import serve
 from itscale.commands.sources import (
     STOPPED_BY_USER,
@@ -146,6 +147,7 @@ app.command(
     epilog="Example: itscale bench countdown --methods majority,beam:width=4,scope=parent --budgets 1,4,16 "
     "--problems 100 --out runs/mine"
 )(bench)
+app.command(epilog="Example: itscale report runs/demo")(report)
 
 
 app.command(epilog="Example: itscale allocate countdown --problems 100 --samples 800")(allocate)

@@ -18,9 +18,10 @@ from rich.text import Text
 
 from itscale.bench.live import LiveSweep
 from itscale.bench.plot import save_plots
+from itscale.bench.report import report_of
 from itscale.bench.rows import Row
 from itscale.bench.statistics import summarise
-from itscale.bench.store import DEFAULT_TRACE_MB, RunFolder
+from itscale.bench.store import DEFAULT_TRACE_MB, RunFolder, read_run
 from itscale.bench.study import MAIN_METHODS, Study, read_study
 from itscale.bench.sweep import DEFAULT_CONCURRENCY, run_sweeps
 from itscale.bench.table import comparison, markdown_table, results_table
@@ -210,6 +211,7 @@ def _report(study: Study, store: RunFolder, json_file: Path | None, spent: str, 
         f"plot: {plots[0]}" if plots else None,
         f'{" and ".join(missing)} is not installed; pip install "itscale[bench]"' if missing else None,
         f"rows: {store.path / 'results.jsonl'}",
+        f"report: {report_of(read_run(store.path)).save(store.path / 'report.html')}" if rows else None,
     ]
     if json_file is not None:
         text = "".join(json.dumps(summary.to_json()) + "\n" for summary in summaries)
