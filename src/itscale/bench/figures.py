@@ -21,7 +21,7 @@ from itscale.bench.statistics import CellSummary, cells_of, clustered_interval, 
 from itscale.bench.store import Run
 from itscale.bench.table import BASELINE
 
-__all__ = ["figures", "headline"]
+__all__ = ["easiness", "figures", "headline"]
 
 DIFFICULTY_BINS = 5
 SHOWN_PROBLEMS = 400

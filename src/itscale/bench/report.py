@@ -24,7 +24,7 @@ from itscale.bench.viewer import Texts, compact
 from itscale.errors import OptionError
 from itscale.version import __version__
 
-__all__ = ["MOST_BYTES", "Report", "report_of"]
+__all__ = ["MOST_BYTES", "Report", "question", "report_of"]
 
 MOST_BYTES = 2_800_000
 """Of the whole page."""
