@@ -1,0 +1,432 @@
+"""Keys, rates, budgets, queues, limits, reload, readiness, metrics, logs, cache."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from typing import Any
+
+import pytest
+
+from itscale.errors import OptionError
+from itscale.gateway.admission import Accounts, Gate, hash_of, new_key, who
+from itscale.gateway.config import Config, KeyEntry, read_config, single
+from itscale.gateway.faults import Fault
+from itscale.gateway.watching import LOG
+from tests.gateway.worlds import CONFIG, MESSAGES, World, toy, within
+
+KEY = new_key()
+BEARER = {"authorization": f"Bearer {KEY}"}
+
+
+def keyed(**fields: Any) -> dict[str, Any]:
+    return {"keys": {"alice": {"hash": hash_of(KEY), **fields}}}
+
+
+def test_without_a_known_key_nothing_is_answered():
+    """401 in OpenAI's form, no token spent; health needs no key."""
+
+    async def ask(world: World) -> Any:
+        answers = [
+            await world.chat("toy"),
+            await world.chat("toy", {"authorization": "Bearer wrong"}),
+            await world.chat("toy", {"authorization": KEY}),
+            await world.client.get("/v1/models"),
+        ]
+        return answers, await world.chat("toy", BEARER), await world.client.get("/health"), world.model.calls
+
+    answers, good, health, calls = within(ask, **keyed())
+    assert [r.status_code for r in answers] == [401] * 4
+    assert answers[0].json()["error"]["type"] == "authentication_error"
+    assert (good.status_code, health.status_code) == (200, 200)
+    assert calls == 2  # the two steps of the one answer
+
+
+def test_keys_are_stored_as_hashes_and_compared_to_the_end(monkeypatch: Any):
+    """Every entry is compared, in constant time, whichever matches."""
+    seen = []
+    import hmac
+
+    def compare(a: str, b: str) -> bool:
+        seen.append(b)
+        return a == b
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    keys = {name: KeyEntry(hash=hash_of(name)) for name in ("a", "b", "c")}
+    assert who("Bearer a", keys) == "a"
+    assert len(seen) == 3
+
+
+def test_a_key_sees_and_gets_only_the_models_it_may():
+    """403 for the others, and the list leaves them out."""
+
+    async def ask(world: World) -> Any:
+        listed = await world.client.get("/v1/models", headers=BEARER)
+        return (
+            [m["id"] for m in listed.json()["data"]],
+            (await world.chat("careful", BEARER)).status_code,
+            (await world.chat("toy", BEARER)).status_code,
+        )
+
+    assert within(ask, **keyed(models=["careful", "majority*"])) == (
+        ["careful", "majority/toy", "majority/far"],
+        200,
+        403,
+    )
+
+
+def test_a_key_may_ask_so_many_times_a_minute():
+    """Then 429 with Retry-After and OpenAI's type."""
+
+    async def ask(world: World) -> Any:
+        return [await world.chat("toy", BEARER) for _ in range(4)]
+
+    answers = within(ask, **keyed(requests_per_minute=3))
+    assert [r.status_code for r in answers] == [200, 200, 200, 429]
+    assert answers[-1].json()["error"]["type"] == "rate_limit_error"
+    assert 0 < int(answers[-1].headers["retry-after"]) <= 60
+
+
+def test_the_rate_is_a_sliding_window():
+    """Half of the last minute still counts half-way through this one."""
+    now = [120.0]
+    accounts = Accounts(now=lambda: now[0])
+    entry = KeyEntry(hash=hash_of("x"), requests_per_minute=10)
+    for _ in range(10):
+        accounts.admit("x", entry)
+    now[0] = 120.0 + 90.0
+    for _ in range(5):
+        accounts.admit("x", entry)
+    with pytest.raises(Fault, match="10 times a minute"):
+        accounts.admit("x", entry)
+    accounts.close()
+
+
+def test_tokens_of_a_day_bind_and_survive_a_restart(tmp_path: Any):
+    """Prompt and generated tokens together; tomorrow there are new ones."""
+    now, file = [1000.0], str(tmp_path / "accounts.sqlite")
+    entry = KeyEntry(hash=hash_of("x"), tokens_per_day=100)
+    accounts = Accounts(file, now=lambda: now[0])
+    accounts.admit("x", entry)
+    accounts.charge("x", 100)
+    accounts.close()
+    accounts = Accounts(file, now=lambda: now[0])
+    with pytest.raises(Fault) as refused:
+        accounts.admit("x", entry)
+    assert refused.value.code == "insufficient_quota"
+    now[0] += 86_400
+    accounts.admit("x", entry)
+    accounts.close()
+
+
+def test_what_an_answer_took_is_charged_to_its_key():
+    """Local, passed and streamed answers alike; a passed stream is asked for its usage, unseen."""
+    events = [
+        b'data: {"choices":[{"index":0,"delta":{"content":"42"}}]}\n\n',
+        b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3}}\n\n',
+        b"data: [DONE]\n\n",
+    ]
+
+    async def ask(world: World) -> Any:
+        spent = [0]
+
+        async def charged(response: Any) -> int:
+            await asyncio.sleep(0.01)
+            spent.append(world.gateway.accounts.spent_today("alice"))
+            return spent[-1] - spent[-2]
+
+        local = await world.chat("majority:n=2/toy", BEARER)
+        local_tokens = await charged(local)
+        passed_tokens = await charged(await world.chat("far", BEARER))
+        world.upstream.pieces = events
+        stream = await world.chat("far", BEARER, stream=True)
+        asked = json.loads(world.upstream.asked[-1][2])
+        return (
+            local.json()["usage"]["total_tokens"],
+            local_tokens,
+            passed_tokens,
+            stream,
+            asked,
+            await charged(stream),
+        )
+
+    total, local, passed, stream, asked, streamed = within(ask, **keyed(tokens_per_day=10_000))
+    assert local == total
+    assert passed == 10
+    assert asked["stream_options"] == {"include_usage": True}
+    assert stream.content == events[0] + events[2]
+    assert streamed == 10
+
+
+def test_a_full_queue_answers_429_at_once_and_no_request_is_lost():
+    """One inside, one waiting, the third is told when to come again; then all places are free."""
+
+    async def ask(world: World) -> Any:
+        asks = [asyncio.ensure_future(world.chat("majority:n=1/toy")) for _ in range(3)]
+        answers = await asyncio.gather(*asks)
+        return sorted(r.status_code for r in answers), [r.headers.get("retry-after") for r in answers], world
+
+    models = {"toy": {**CONFIG["models"]["toy"], "concurrency": 1, "queue": 1}}
+    statuses, waits, world = within(ask, toy(latency_s=0.02), models=models, presets={})
+    assert statuses == [200, 200, 429]
+    assert any(waits)
+    gate = world.gateway.runtime.models["toy"].gate
+    assert (gate.inside, gate.waiting) == (0, 0)
+
+
+def test_who_is_cancelled_while_waiting_leaves_no_trace():
+    """Ten wait, five are cancelled, the other five all get in, one after the other."""
+
+    async def run() -> tuple[int, int, int]:
+        gate, entered = Gate("it", 1, 100), 0
+
+        async def enter() -> None:
+            nonlocal entered
+            async with gate.pass_through():
+                entered += 1
+                await asyncio.sleep(0)
+
+        tasks = [asyncio.ensure_future(enter()) for _ in range(11)]
+        await asyncio.sleep(0)
+        for task in tasks[1::2]:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return entered, gate.inside, gate.waiting
+
+    assert asyncio.run(run()) == (6, 0, 0)
+
+
+def test_a_body_beyond_the_limit_is_413_whether_or_not_it_says_so():
+    """By its content-length at once, without one as soon as it is too long."""
+
+    async def ask(world: World) -> Any:
+        async def pieces() -> Any:
+            for _ in range(10):
+                yield b"x" * 1000
+
+        said = await world.post("/v1/chat/completions", b"x" * 5000)
+        unsaid = await world.client.post("/v1/chat/completions", content=pieces())
+        return said.status_code, unsaid.status_code
+
+    assert within(ask, server={"max_body_bytes": 2000}) == (413, 413)
+
+
+def test_ready_says_what_is_missing_and_turns_503_while_draining():
+    """An upstream that is down is no reason not to serve the others."""
+
+    async def ask(world: World) -> Any:
+        world.gateway.problems = None
+        loading = await world.client.get("/ready")
+        await world.gateway._load()
+        ready = await world.client.get("/ready")
+        world.gateway.draining = True
+        answer = await world.chat("toy")
+        return loading.json()["models"], ready, await world.client.get("/ready"), answer
+
+    async def down(scope: Any, receive: Any, send: Any) -> None:
+        raise ConnectionError("http://secret-host is down")
+
+    loading, ready, draining, answer = within(ask, upstream=down, models=CONFIG["models"])
+    assert loading["far"] in ("loading", "unreachable")
+    assert (ready.status_code, ready.json()["models"]) == (200, {"toy": "ready", "far": "unreachable"})
+    assert draining.status_code == 503
+    assert answer.status_code == 200
+    assert answer.headers["connection"] == "close"
+
+
+def test_a_new_configuration_takes_over_and_a_request_under_way_keeps_the_old_one():
+    """New names appear, old ones go, models named in the same words are not loaded again."""
+
+    async def ask(world: World) -> Any:
+        before = world.gateway.runtime.models["toy"]
+        under_way = asyncio.ensure_future(world.chat("careful"))
+        while not world.model.running:
+            await asyncio.sleep(0.001)
+        config = {**CONFIG, "presets": {"new": {"model": "toy", "method": "majority"}}}
+        await world.gateway.reload(Config.model_validate(config))
+        statuses = [
+            (await under_way).status_code,
+            (await world.chat("careful")).status_code,
+            (await world.chat("new")).status_code,
+        ]
+        return statuses, world.gateway.runtime.models["toy"] is before
+
+    assert within(ask, toy(latency_s=0.02)) == ([200, 404, 200], True)
+
+
+def test_a_broken_configuration_is_refused_with_the_closest_known_name(tmp_path: Any):
+    """Unknown settings, dangling names and impossible values each say where."""
+    file = tmp_path / "gateway.toml"
+    good = '[models.m]\nspec = "embedded"\n'
+    for text, words in (
+        (good + "[server]\nprot = 1\n", "did you mean 'port'"),
+        (good + "scorers = 1", "extra|scorer|dict"),
+        (good + '[presets.p]\nmodel = "n"\nmethod = "majority"\n', "known: m"),
+        (good + "[limits]\nseconds = -1\n", "limits.seconds"),
+        ("x = [", "no TOML"),
+        ("", "models"),
+        (good + '[keys.a]\nhash = "secret"\n', "keys.a.hash"),
+    ):
+        file.write_text(text)
+        with pytest.raises(OptionError, match=words):
+            read_config(file)
+    file.write_text(good)
+    assert read_config(file).models["m"].spec == "embedded"
+
+
+def test_without_a_file_one_model_is_served():
+    """The model's own name, its scorer, and the method under the name default."""
+    config = single("openai:a/b@http://h/v1", None, "majority", "127.0.0.1", 1)
+    assert list(config.models) == ["a/b"]
+    assert config.presets["default"].method == "majority"
+    assert single("embedded", None, None, "127.0.0.1", 1).models["embedded"].scorer == "scorer"
+
+
+def test_metrics_count_requests_tokens_and_faults_under_names_nobody_can_make_up():
+    """Routes, models and methods of the configuration only, whatever a client writes."""
+
+    async def ask(world: World) -> str:
+        await world.chat("majority:n=2/toy")
+        await world.chat("nobody-knows-this")
+        await world.client.get("/made-up-path")
+        return (await world.client.get("/metrics")).text
+
+    text = within(ask)
+    assert re.search(
+        r'itscale_requests_total\{method="majority",model="toy",route="/v1/chat/completions",'
+        r'status="200"\} 1',
+        text,
+    )
+    assert 'itscale_tokens_total{kind="generated",method="majority",model="toy"} 6' in text
+    assert 'itscale_faults_total{code="model_not_found"} 1' in text
+    assert "nobody-knows-this" not in text
+    assert "made-up-path" not in text
+
+
+def test_the_log_has_one_line_a_request_without_its_text(caplog: Any):
+    """Spend and outcome; the prompt only where the operator wants it."""
+    LOG.propagate = True
+
+    async def ask(world: World) -> None:
+        await world.chat("toy")
+
+    for wanted in (False, True):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "itscale.gateway"):
+            within(ask, server={"log_prompts": wanted})
+        [fields] = [r.fields for r in caplog.records if r.getMessage() == "request"]
+        assert fields["status"] == 200
+        assert fields["generated_tokens"] == 3
+        assert ("pick one" in json.dumps(fields)) is wanted
+
+
+def test_an_unexpected_error_is_a_500_that_says_nothing_of_it(monkeypatch: Any):
+    """The message goes to nobody; the id in the answer finds it in the log."""
+
+    async def ask(world: World) -> Any:
+        async def broken(*_: Any) -> Any:
+            raise RuntimeError("secret of the house")
+
+        monkeypatch.setattr(type(world.model), "extend", broken)
+        return await world.chat("toy")
+
+    response = within(ask)
+    assert response.status_code == 500
+    assert "secret" not in response.text
+    assert response.headers["x-request-id"]
+
+
+def test_the_cache_answers_equal_reproducible_requests_for_nothing():
+    """A seed or temperature 0, not a stream; usage is zero, and another key's answer is not shared."""
+
+    async def ask(world: World) -> Any:
+        first = (await world.chat("majority:n=2/toy", seed=1)).json()
+        calls = world.model.calls
+        again = (await world.chat("majority:n=2/toy", seed=1)).json()
+        other = (await world.chat("majority:n=2/toy", seed=2)).json()
+        unseeded = (await world.chat("majority:n=2/toy")).json()
+        return first, again, other, unseeded, calls, world.model.calls
+
+    first, again, other, unseeded, calls, all_calls = within(ask, server={"cache_entries": 8})
+    assert again["choices"] == first["choices"]
+    assert again["itscale"]["cache"] == "hit"
+    assert again["usage"]["total_tokens"] == 0
+    assert "cache" not in other["itscale"]
+    assert "cache" not in unseeded["itscale"]
+    assert all_calls == 3 * calls
+
+
+def test_pages_of_other_sites_may_not_spend_what_this_machine_may():
+    """A browser names the page's origin; one that is not ours is refused."""
+
+    async def ask(world: World) -> Any:
+        foreign = await world.chat("toy", {"origin": "http://evil.example"})
+        own = await world.chat("toy", {"origin": "http://gateway"})
+        return foreign.status_code, own.status_code
+
+    assert within(ask) == (403, 200)
+
+
+@pytest.mark.parametrize("path", ["/", "/page/app.js", "/page/style.css"])
+def test_the_page_comes_with_a_policy_that_allows_nothing_else(path: str):
+    """Scripts and styles of this host only, none inline, no frame, no other host."""
+
+    async def ask(world: World) -> Any:
+        return await world.client.get(path)
+
+    response = within(ask)
+    assert response.status_code == 200
+    policy = response.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "http" not in response.text.replace("http://www.w3.org", "") or path != "/"
+
+
+def test_no_file_but_the_pages_own_is_served():
+    """Paths that climb find nothing."""
+
+    async def ask(world: World) -> Any:
+        paths = ("/page/../config.py", "/page/..%2fconfig.py", "/page/nothing.js", "/page/")
+        return [(await world.client.get(path)).status_code for path in paths]
+
+    assert within(ask) == [404] * 4
+
+
+def test_unknown_paths_and_methods_are_told_in_openais_form():
+    """404 and 405 are error objects too."""
+
+    async def ask(world: World) -> Any:
+        return await world.client.get("/v1/embeddings"), await world.client.get("/v1/chat/completions")
+
+    missing, wrong = within(ask)
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+
+
+def test_requests_are_spans_where_the_operator_wants_them():
+    """One span a request, with what was spent."""
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+
+    async def ask(world: World) -> None:
+        await world.post(
+            "/v1/chat/completions",
+            {"model": "majority:n=2/toy", "messages": MESSAGES},
+            traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        )
+
+    within(ask, server={"spans": True})
+    [span] = exporter.get_finished_spans()
+    assert span.name == "/v1/chat/completions"
+    assert span.attributes is not None
+    assert span.attributes["gen_ai.usage.output_tokens"] == 6
+    assert span.parent is not None
+    assert format(span.parent.trace_id, "032x") == "0af7651916cd43dd8448eb211c80319c"
