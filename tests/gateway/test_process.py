@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 DELAY_S = 1.0
 
 
@@ -127,11 +127,13 @@ async def slow_head(port: int) -> None:
 
 async def reloaded(client: httpx.AsyncClient, url: str, file: Path) -> None:
     """A broken file changes nothing; a good one adds its preset."""
-    good = file.read_text()
-    file.write_text(good + "[presets.p]\nmodel = 'nobody'\nmethod = 'majority'\n")
+    good = await asyncio.to_thread(file.read_text)
+    broken = good + "[presets.p]\nmodel = 'nobody'\nmethod = 'majority'\n"
+    await asyncio.to_thread(file.write_text, broken)
     await asyncio.sleep(1.5)
     assert (await client.get(f"{url}/v1/models/tiny")).status_code == 200
-    file.write_text(good + "[presets.fresh]\nmodel = 'tiny'\nmethod = 'majority'\n")
+    fresh = good + "[presets.fresh]\nmodel = 'tiny'\nmethod = 'majority'\n"
+    await asyncio.to_thread(file.write_text, fresh)
     for _ in range(100):
         if (await client.get(f"{url}/v1/models/fresh")).status_code == 200:
             return
@@ -153,7 +155,8 @@ def test_workers_share_one_port_and_one_page_of_metrics(tmp_path: Path):
                     assert (
                         await client.post(f"{url}/v1/chat/completions", content=body("hi"))
                     ).status_code == 200
-            return httpx.get(f"{url}/metrics").text
+            async with httpx.AsyncClient(timeout=20) as client:
+                return (await client.get(f"{url}/metrics")).text
         finally:
             await asyncio.to_thread(manager.__exit__, None, None, None)
             server.close()
