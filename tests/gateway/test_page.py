@@ -29,7 +29,7 @@ PAGE = Path(__file__).parents[2] / "src/itscale/gateway/page"
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 def test_a_browser_shows_two_runs_side_by_side(tmp_path: Path):
-    """A link starts them; trees, answers, votes and the comparison are there, and the policy stops nothing."""
+    """A link starts them; trees, answers and the comparison are there, and the policy stops nothing."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from itscale.scorers.answers import extract_answer, normalise_answer, tally
+from itscale.scorers.answers import answer_kind, answer_of_calls, extract_answer, normalise_answer, tally
 
 
 @pytest.mark.parametrize(
@@ -136,3 +136,17 @@ def test_a_weight_that_is_no_vote_is_refused(bad):
     """Negative or NaN would turn a vote against its own answer."""
     with pytest.raises(ValueError, match="at least 0"):
         tally(["a", "b"], [1.0, bad])
+
+
+def test_tool_calls_are_voted_on_as_a_whole():
+    """Equal calls in other words count together; sharing an argument or its upper case counts nothing."""
+
+    def call(arguments: str) -> str | None:
+        return answer_of_calls([{"id": arguments, "function": {"name": "f", "arguments": arguments}}])
+
+    same, again = call('{"a": 1, "b": "X"}'), call('{"b":"X","a":1}')
+    others = [call('{"a": 1, "b": "x"}'), call('{"a": 1, "b": "y"}'), call("{broken")]
+    for kind in ("auto", "number", "json"):
+        clusters = tally([*others, same, again, "1"], kind=answer_kind(kind))
+        assert clusters[0].members == (3, 4), kind
+        assert sorted(c.members for c in clusters[1:]) == [(0,), (1,), (5,)]  # the broken one has no vote

@@ -91,9 +91,19 @@ def names_of(config: Config) -> list[str]:
         f"{method}/{name}"
         for name, model in config.models.items()
         for method, kind in METHODS.items()
-        if config.limits.options and (kind.scorer_kind == "none" or model.scorer not in (None, "none"))
+        if config.limits.options and _judged(config, model.scorer, kind)
     ]
     return [*config.presets, *plain, *methods]
+
+
+def _judged(config: Config, scorer: str | None, method: type[Method]) -> bool:
+    """Whether a method has the scorer it needs, as far as names tell."""
+    if method.scorer_kind == "none":
+        return True
+    if scorer is None or scorer == "none":
+        return False
+    compares = "mode=compare" in config.scorers[scorer].spec
+    return compares == (method.scorer_kind == "comparison")
 
 
 def plan_for(config: Config, name: str, options: ItscaleOptions) -> Plan:

@@ -14,11 +14,11 @@ from itscale.events import Chosen, Event, Stopped, Trace
 from itscale.methods.session import Session
 from itscale.models.base import Capability, Model
 from itscale.randomness import Randomness, Seeded
-from itscale.scorers.answers import AUTO, AnswerKind
+from itscale.scorers.answers import AUTO, AnswerKind, answer_of_calls
 from itscale.scorers.base import ComparisonScorer, OutcomeScorer, ProcessScorer, Scorer
 from itscale.types import Candidate, Path, Prompt, Sampling, StopReason
 
-__all__ = ["Method", "Outcome", "Result", "StepMethod", "best", "candidate"]
+__all__ = ["Method", "Outcome", "Result", "StepMethod", "answer_in", "best", "candidate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +238,15 @@ class StepMethod(Method):
 
 def candidate(path: Path, **fields: Any) -> Candidate:
     """A candidate with its answer extracted. A path that did not finish has no answer."""
-    return Candidate(path=path, answer=AUTO.extract(path.text) if path.finished else None, **fields)
+    return Candidate(path=path, answer=answer_in(path, AUTO), **fields)
+
+
+def answer_in(path: Path, kind: AnswerKind) -> str | None:
+    """What a finished path answers: its tool calls, or what its text states; None if not finished."""
+    if not path.finished:
+        return None
+    calls = path.tool_calls
+    return answer_of_calls(calls) if calls else kind.extract(path.text)
 
 
 def best(candidates: Sequence[Candidate]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from itscale.methods.base import Method
+from itscale.methods.base import Method, answer_in
 from itscale.scorers.answers import AnswerKind, AnswerName, Cluster, answer_kind, tally
 from itscale.types import Candidate, Path
 
@@ -35,8 +35,7 @@ class WholeAnswers(Method):
 
     def candidate(self, path: Path, **fields: Any) -> Candidate:
         """A candidate with its answer extracted. A path that did not finish has no answer."""
-        answer = self.answer_kind.extract(path.text) if path.finished else None
-        return Candidate(path=path, answer=answer, **fields)
+        return Candidate(path=path, answer=answer_in(path, self.answer_kind), **fields)
 
     async def votes(
         self,

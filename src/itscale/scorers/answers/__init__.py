@@ -10,11 +10,13 @@ An `AnswerKind` is the first three stages; `tally` is the vote over the clusters
     json     the last object or array, or all  the value: key order, spaces and 1 or 1.0 are
              `<tool_call>` blocks              the same, and nothing else is
 
+Tool calls that a server gives as such are an answer whatever the kind, voted on as a whole.
 Free text is read by a kind of your own: `AnswerKind("text", extract=your_function)`.
 """
 
 from __future__ import annotations
 
+from itscale.scorers.answers.calls import answer_of_calls
 from itscale.scorers.answers.extract import extract_answer
 from itscale.scorers.answers.kinds import ANSWER_KINDS, AUTO, AnswerKind, AnswerName, answer_kind
 from itscale.scorers.answers.normalise import normalise_answer
@@ -27,6 +29,7 @@ __all__ = [
     "AnswerName",
     "Cluster",
     "answer_kind",
+    "answer_of_calls",
     "extract_answer",
     "normalise_answer",
     "tally",

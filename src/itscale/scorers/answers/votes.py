@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from itscale.scorers.answers.calls import is_calls
 from itscale.scorers.answers.kinds import AUTO, AnswerKind
 
 __all__ = ["Cluster", "tally"]
@@ -69,11 +70,12 @@ def _alike(answers: Sequence[str | None], kind: AnswerKind) -> list[list[int]]:
     groups: dict[str, list[int]] = {}
     for i, answer in enumerate(answers):
         if answer is not None:
-            groups.setdefault(kind.normalise(answer), []).append(i)
+            groups.setdefault(answer if is_calls(answer) else kind.normalise(answer), []).append(i)
     if kind.same is None:
         return list(groups.values())
     merged: dict[str, list[int]] = {}
     for form, members in groups.items():
-        home = next((seen for seen in merged if kind.same(answer=form, other=seen)), form)
+        others = () if is_calls(form) else [seen for seen in merged if not is_calls(seen)]
+        home = next((seen for seen in others if kind.same(answer=form, other=seen)), form)
         merged.setdefault(home, []).extend(members)
     return [sorted(members) for members in merged.values()]
