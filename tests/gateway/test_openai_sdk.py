@@ -11,7 +11,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.gateway.test_operations import KEY, keyed
+from tests.gateway.test_keys import KEY, keyed
 from tests.gateway.wire import CHAT, Upstream
 from tests.gateway.worlds import MESSAGES, World, toy, within
 
