@@ -32,7 +32,8 @@ train: setup  ## retrain both embedded models from nothing into OUT (default run
 	$(RUN) -m recipes.train_reasoner --out $(OUT)/reasoner
 	OMP_NUM_THREADS=1 $(RUN) -m recipes.rollouts --model $(OUT)/reasoner --out $(OUT)/rollouts-1.jsonl --seed 1 & \
 	OMP_NUM_THREADS=1 $(RUN) -m recipes.rollouts --model $(OUT)/reasoner --out $(OUT)/rollouts-2.jsonl --seed 2; wait
-	$(RUN) -m recipes.train_process_scorer --trunk $(OUT)/reasoner --rollouts $(OUT)/rollouts-1.jsonl $(OUT)/rollouts-2.jsonl \
+	$(RUN) -m recipes.recall --init $(OUT)/reasoner --out $(OUT)/recall
+	$(RUN) -m recipes.train_process_scorer --trunk $(OUT)/recall --rollouts $(OUT)/rollouts-1.jsonl $(OUT)/rollouts-2.jsonl \
 		--out $(OUT)/process_scorer
 
 wheel: setup  ## build the wheel into dist/
