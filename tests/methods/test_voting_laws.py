@@ -24,7 +24,7 @@ from itscale.methods import (
 from itscale.methods.adaptive_consistency import beta_lead, dirichlet_lead
 from itscale.models.fake import FakeModel
 from itscale.registry import METHODS
-from itscale.scorers.fake import FakeOutcomeScorer, FakeProcessScorer
+from itscale.scorers.fake import FakeComparisonScorer, FakeOutcomeScorer, FakeProcessScorer
 from itscale.testing import enumerate_law
 from itscale.types import Prompt, StopReason
 
@@ -299,7 +299,12 @@ def test_impossible_options_are_refused(method, problem):
 def test_every_method_over_whole_answers_honours_the_kind(name):
     """The text is an answer to kind `number` and none to `auto`; the result knows how it was read."""
     table = {(): {"#### 7": 0.5, "#### 7.0": 0.5}, ("#### 7",): END, ("#### 7.0",): END}
-    method, scorer = METHODS[name], FakeProcessScorer(lambda steps: 0.5)
+    method = METHODS[name]
+    scorer = (
+        FakeComparisonScorer(lambda texts: range(len(texts)))
+        if method.scorer_kind == "comparison"
+        else FakeProcessScorer(lambda steps: 0.5)
+    )
     for kind, answer in (("number", {"7", "7.0"}), ("auto", {None})):
         run = method(answers=kind).run(PROMPT, FakeModel(table), scorer, Budget(generations=4), 1)
         result = asyncio.run(run)
