@@ -204,9 +204,18 @@ class Session:
     async def logprobs(self, path: Path, token_ids: Sequence[int]) -> tuple[float, ...] | None:
         """Log-probabilities (nats) of given tokens after a path, under the method's sampling
         distribution; None if the call failed or a limit bound. Needs `Capability.GIVEN`."""
+        return await self._told(path, self._model.logprobs_of(path, token_ids, self._sampling, self.ledger))
+
+    async def hidden(self, path: Path) -> tuple[float, ...] | None:
+        """What the model holds at the path's last token; None if the call failed or a limit bound.
+        Needs `Capability.HIDDEN`."""
+        return await self._told(path, self._model.hidden_states(path, self.ledger))
+
+    async def _told(
+        self, path: Path, call: Coroutine[Any, Any, tuple[float, ...]]
+    ) -> tuple[float, ...] | None:
         try:
             self.ledger.check()
-            call = self._model.logprobs_of(path, token_ids, self._sampling, self.ledger)
             return await within(self.ledger, call)
         except OutOfBudget as limit:
             self.exhausted = self.exhausted or limit.reason
@@ -214,6 +223,8 @@ class Session:
             self.ledger.failed_calls += 1
             self._last_failure = error
             self._emit(Failed(self.path_id(path), str(error)))
+        finally:
+            call.close()
         return None
 
     def force(self, path: Path, text: str) -> Path:

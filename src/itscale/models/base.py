@@ -29,6 +29,8 @@ class Capability(StrEnum):
     """Tell the log-probability of a given continuation (`logprobs_of`)."""
     FORCING = "forcing"
     """Continue a path with text of the method's own (`forced`)."""
+    HIDDEN = "hidden"
+    """Tell what the model holds at the end of a path (`hidden_states`)."""
 
 
 class Model(ABC):
@@ -95,6 +97,21 @@ class Model(ABC):
             "use an in-process model (hf:PATH), or a server that does (itscale doctor says so)"
         )
 
+    async def hidden_states(self, path: Path, ledger: Ledger) -> tuple[float, ...]:
+        """What the model holds at the path's last token: one vector, the same length for every path.
+
+        For a transformer the outputs of some of its layers, one after the other. Charged as a call
+        that reads and generates nothing.
+
+        Raises:
+            OptionError: this model does not offer `Capability.HIDDEN`.
+            ModelError: the call failed for good.
+        """
+        raise OptionError(
+            f"model {self.name!r} does not show its hidden states; use an in-process model (hf:PATH), "
+            "or a probe on log-probabilities (features=logprobs)"
+        )
+
     async def close(self) -> None:  # noqa: B027  most models have nothing to release
         """Release what the model holds; using it afterwards is an error."""
 
@@ -137,6 +154,9 @@ class WrappedModel(Model):
 
     def forced(self, path: Path, text: str) -> Path:
         return self._model.forced(path, text)
+
+    async def hidden_states(self, path: Path, ledger: Ledger) -> tuple[float, ...]:
+        return await self._model.hidden_states(path, ledger)
 
     async def close(self) -> None:
         await self._model.close()

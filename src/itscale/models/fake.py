@@ -158,6 +158,16 @@ class FakeModel(Model):
             prefix.append(token)
         return tuple(logprobs)
 
+    async def hidden_states(self, path: Path, ledger: Ledger) -> tuple[float, ...]:
+        """The law of the next token, which is all this model knows: (V,), linear."""
+        call, self.calls = self.calls, self.calls + 1
+        read = self.prompt_tokens(path.prompt) + path.n_tokens
+        self.tokens_read += read
+        ledger.charge_model(prompt=read, cached=0, generated=0)
+        if self._fail(call):
+            raise ModelError(f"call {call} failed as told; drop fail= to let it pass")
+        return tuple(self.probabilities(path.token_ids).tolist())
+
     def forced(self, path: Path, text: str) -> Path:
         """The text in the fewest of the longest tokens; ModelError if the vocabulary cannot say it."""
         ids, left = [], text

@@ -14,13 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path as FilePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from itscale.budget import Ledger
 from itscale.errors import ModelError, OptionError, PromptError
 from itscale.models.base import Capability, Model, check_plain
 from itscale.randomness import Randomness
 from itscale.types import End, Path, Prompt, Sampling, Step, Until
+
+if TYPE_CHECKING:
+    from itscale.models.engine.given import Given
 
 __all__ = [
     "DEFAULT_MEMORY_BYTES",
@@ -253,13 +256,25 @@ class LocalModel(Model):
         if not token_ids:
             return ()
         question = await self.engine.given(path, token_ids, sampling)
+        self._charge(question, ledger)
+        return question.logprobs
+
+    async def hidden_states(self, path: Path, ledger: Ledger) -> tuple[float, ...]:
+        """Outputs of the layers at half and three quarters of the depth, and of the last one."""
+        self.prompts.of_path(path)
+        question = await self.engine.hidden(path)
+        self._charge(question, ledger)
+        return question.states
+
+    @staticmethod
+    def _charge(question: Given, ledger: Ledger) -> None:
+        """Of a question to the engine; raises what it ended in."""
         cached = max(0, question.prompt_tokens - question.computed_tokens)
         ledger.charge_model(prompt=question.prompt_tokens, cached=cached, generated=0)
         if question.cancelled:
             raise asyncio.CancelledError
         if question.error is not None:
             raise question.error
-        return question.logprobs
 
     def forced(self, path: Path, text: str) -> Path:
         return path.child(

@@ -17,7 +17,7 @@ in an engine's cache; what the model makes of it later computes the prefix again
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -90,6 +90,22 @@ class RecordedModel(WrappedModel):
         self, path: Path, token_ids: Sequence[int], sampling: Sampling, ledger: Ledger
     ) -> tuple[float, ...]:
         address = self._address(path, list(token_ids), sampling)
+        return await self._once(
+            address, path, ledger, lambda spent: self._model.logprobs_of(path, token_ids, sampling, spent)
+        )
+
+    async def hidden_states(self, path: Path, ledger: Ledger) -> tuple[float, ...]:
+        address = self._address(path, "hidden states", Sampling())
+        return await self._once(address, path, ledger, lambda spent: self._model.hidden_states(path, spent))
+
+    async def _once(
+        self,
+        address: Address,
+        path: Path,
+        ledger: Ledger,
+        ask: Callable[[Ledger], Awaitable[tuple[float, ...]]],
+    ) -> tuple[float, ...]:
+        """The numbers at an address, asked for now if it has none."""
         async with self._recording.turn(address):
             [found] = await self._recording.look_up([address])
             if found is not None:
@@ -99,13 +115,13 @@ class RecordedModel(WrappedModel):
                 raise await self._recording.missing(address, self.name, path.prompt.question)
             spent = ledger.apart()
             try:
-                logprobs = await self._model.logprobs_of(path, token_ids, sampling, spent)
+                numbers = await ask(spent)
             finally:
                 ledger.charge(spent.charges())
-            [kept] = await self._recording.keep({address: Recorded.of(list(logprobs), spent.charges())})
+            [kept] = await self._recording.keep({address: Recorded.of(list(numbers), spent.charges())})
             return tuple(kept.answer)
 
-    def _address(self, path: Path, asked: Until | list[int], sampling: Sampling) -> Address:
+    def _address(self, path: Path, asked: Until | list[int] | str, sampling: Sampling) -> Address:
         # 1 and 1.0 are one temperature, and two texts.
         numbers = {k: float(v) if isinstance(v, int) else v for k, v in asdict(sampling).items()}
         # A prefix is its tokens, and its text for backends without them: where its steps end is no part.

@@ -11,7 +11,7 @@ import ctypes
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,8 @@ class CachedForward:
             device=self.device,
             limit_bytes=limit_bytes,
         )
+        self._inside: Callable[[torch.Tensor], None] | None = None
+        """Given the hidden states of the next pass, where they are wanted."""
         self._write: torch.Tensor = torch.empty(0)
         self._read: torch.Tensor = torch.empty(0)
         self._bias: torch.Tensor = torch.empty(0)
@@ -130,11 +132,36 @@ class CachedForward:
         out = self._run(torch.from_numpy(ids), torch.from_numpy(positions), **keep)
         return [out[i] if last_only else out[i, longest - len(row) :] for i, row in enumerate(rows)]
 
+    def hidden(
+        self, rows: Sequence[Sequence[int]], contexts: Sequence[Slots], new: Sequence[Slots]
+    ) -> torch.Tensor:
+        """Hidden states (rows, 3 width) at the last token of each row; arguments are those of `prefill`.
+
+        Outputs of the layers at half and three quarters of the depth and of the last one.
+        """
+        kept: list[torch.Tensor] = []
+        self._inside = kept.append
+        try:
+            self.prefill(rows, contexts, new, last_only=True)
+        finally:
+            self._inside = None
+        return kept[0]
+
     def _run(self, ids: torch.Tensor, positions: torch.Tensor, **options: int) -> torch.Tensor:
-        output: torch.Tensor = self.model(
-            input_ids=ids.to(self.device), position_ids=positions.to(self.device), use_cache=False, **options
-        ).logits
-        return output
+        output = self.model(
+            input_ids=ids.to(self.device),
+            position_ids=positions.to(self.device),
+            use_cache=False,
+            output_hidden_states=self._inside is not None,
+            **options,
+        )
+        if self._inside is not None:
+            layers = output.hidden_states
+            depth = len(layers) - 1
+            chosen = [layers[layer][:, -1] for layer in (depth // 2, 3 * depth // 4, depth)]
+            self._inside(torch.cat(chosen, dim=-1))
+        logits: torch.Tensor = output.logits
+        return logits
 
     def _attend(
         self,

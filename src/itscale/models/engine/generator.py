@@ -27,6 +27,8 @@ __all__ = ["Generator"]
 
 PREFILL_TOKENS = 4096
 """Prompt tokens computed in one pass, padding included."""
+_ITSELF = (0,)
+"""A question on the path itself: one token that is never looked at."""
 KEPT_LOGITS = 8192
 """Next-token logits stay with a path while the vocabulary is at most this large."""
 
@@ -84,6 +86,13 @@ class Generator:
         """The log-probabilities of `token_ids` (at least one) after `path`, and what that cost."""
         loop = asyncio.get_running_loop()
         question = Given(path, tuple(token_ids), sampling, loop, loop.create_future())
+        await self._worker.ask(question)
+        return question
+
+    async def hidden(self, path: Path) -> Given:
+        """The hidden states at the last token of `path`, and what that cost."""
+        loop = asyncio.get_running_loop()
+        question = Given(path, _ITSELF, Sampling(), loop, loop.create_future(), hidden=True)
         await self._worker.ask(question)
         return question
 

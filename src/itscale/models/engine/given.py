@@ -46,6 +46,9 @@ class Given:
     prompt_tokens: int = 0
     computed_tokens: int = 0
     """Tokens that were computed because of this question."""
+    hidden: bool = False
+    """What is wanted instead is what the model holds at the path's last token."""
+    states: tuple[float, ...] = ()
 
 
 class Questions:
@@ -100,6 +103,7 @@ class Questions:
     def answer(self) -> None:
         """Read the given tokens of every admitted question, whose paths are computed by now."""
         for batch in self._batches():
+            self._look_inside([pair for pair in batch if pair[0].hidden])
             longer = [(q, segment) for q, segment in batch if len(q.token_ids) > 1]
             after: dict[int, torch.Tensor] = {}
             if longer:
@@ -115,10 +119,21 @@ class Questions:
             for question, segment in batch:
                 first = segment.output[None]
                 logits = torch.cat([first, after[id(question)]]) if id(question) in after else first
-                question.logprobs = gathered(logits, question)
+                question.logprobs = () if question.hidden else gathered(logits, question)
                 self._cache.use(segment, -1)
                 self._answered(question)
         self.admitted = []
+
+    def _look_inside(self, batch: list[tuple[Given, Segment]]) -> None:
+        """Compute the last token of each path once more, this time keeping the hidden states."""
+        if not batch:
+            return
+        contexts = [segment.context() for _, segment in batch]
+        last = [next(s.tokens for s in segment.chain()[::-1] if s.tokens)[-1:] for _, segment in batch]
+        states = self._forward.hidden(last, [c[:-1] for c in contexts], [c[-1:] for c in contexts])
+        for (question, _), own in zip(batch, states.double().tolist(), strict=True):
+            question.states = tuple(own)
+            question.computed_tokens += 1
 
     def drain(self) -> list[Given]:
         """Let go of every question: the engine failed."""
