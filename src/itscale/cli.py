@@ -16,6 +16,7 @@ from rich.text import Text
 from itscale.budget import Budget
 from itscale.commands.allocate import allocate
 from itscale.commands.bench import bench
+from itscale.commands.calibrate import calibrate
 from itscale.commands.report import report
 from itscale.commands.serve import serve
 from itscale.commands.sources import (
@@ -151,6 +152,7 @@ app.command(epilog="Example: itscale report runs/demo")(report)
 
 
 app.command(epilog="Example: itscale allocate countdown --problems 100 --samples 800")(allocate)
+app.command(epilog="Example: itscale calibrate early-exit chain --out chain-exit.json")(calibrate)
 
 
 app.command(epilog="Example: itscale serve --method best-of-n")(serve)

@@ -2,14 +2,18 @@
 
 from itscale.methods.a_star import AStar
 from itscale.methods.adaptive_consistency import AdaptiveConsistency
+from itscale.methods.anytime import Anytime
 from itscale.methods.base import Method, Outcome, Result
 from itscale.methods.beam import Beam
 from itscale.methods.best_first import BestFirst
 from itscale.methods.best_of_majority import BestOfMajority
 from itscale.methods.best_of_n import BestOfN, WeightedBestOfN
+from itscale.methods.budget_forcing import BudgetForcing
 from itscale.methods.confidence_vote import ConfidenceVote
 from itscale.methods.dvts import DVTS
+from itscale.methods.early_exit import EarlyExit
 from itscale.methods.entropic_particle_filter import EntropicParticleFilter
+from itscale.methods.entropy_exit import EntropyExit
 from itscale.methods.greedy import Greedy
 from itscale.methods.knockout import Knockout
 from itscale.methods.listwise import Listwise
@@ -17,21 +21,28 @@ from itscale.methods.lookahead import Lookahead
 from itscale.methods.majority import Majority
 from itscale.methods.particle_filter import ParticleFilter
 from itscale.methods.particle_gibbs import ParticleGibbs
+from itscale.methods.pruned_majority import PrunedMajority
 from itscale.methods.rebase import Rebase
 from itscale.methods.round_robin import RoundRobin
 from itscale.methods.sample import Sample
+from itscale.methods.self_evaluation import SelfEvaluation
 from itscale.methods.short_m_at_k import ShortMAtK
+from itscale.methods.thinking_mode import ThinkingMode
 
 __all__ = [
     "DVTS",
     "AStar",
     "AdaptiveConsistency",
+    "Anytime",
     "Beam",
     "BestFirst",
     "BestOfMajority",
     "BestOfN",
+    "BudgetForcing",
     "ConfidenceVote",
+    "EarlyExit",
     "EntropicParticleFilter",
+    "EntropyExit",
     "Greedy",
     "Knockout",
     "Listwise",
@@ -41,10 +52,13 @@ __all__ = [
     "Outcome",
     "ParticleFilter",
     "ParticleGibbs",
+    "PrunedMajority",
     "Rebase",
     "Result",
     "RoundRobin",
     "Sample",
+    "SelfEvaluation",
     "ShortMAtK",
+    "ThinkingMode",
     "WeightedBestOfN",
 ]

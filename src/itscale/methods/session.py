@@ -27,6 +27,7 @@ from itscale.events import Compared, Event, Failed, Pruned, Resampled, Scored, T
 from itscale.methods.ahead import Ahead
 from itscale.methods.arrivals import Arrivals, together, within
 from itscale.methods.lineage import Lineage, kind_of
+from itscale.methods.steering import Steering
 from itscale.models.base import Model
 from itscale.randomness import Randomness, SomeChildren
 from itscale.scorers.base import (
@@ -49,7 +50,7 @@ DEFAULT_GENERATIONS = 16
 """N of a run whose budget does not say."""
 
 
-class Session:
+class Session(Steering):
     """The state of one run of one method on one prompt."""
 
     def __init__(
@@ -137,7 +138,11 @@ class Session:
 
     def can_grow(self, path: Path) -> bool:
         """Whether a path may get another step: it has not ended, and has tokens left."""
-        return not path.ended and path.n_tokens < self._max_tokens
+        return not path.ended and self._room(path) > 0
+
+    def _room(self, path: Path, at_most: int | None = None) -> int:
+        """Tokens a path may grow by: up to the method's limit, or as many as a call says itself."""
+        return self._max_tokens - path.n_tokens if at_most is None else at_most
 
     async def extend(
         self,
@@ -200,38 +205,6 @@ class Session:
         """For each list of paths, shown in that order, their ranks (0 best, equal ones ties); None if
         the judge came to no verdict or a limit bound. What is left of a limit goes to the first lists."""
         return await together(map(self._compared, orders))
-
-    async def logprobs(self, path: Path, token_ids: Sequence[int]) -> tuple[float, ...] | None:
-        """Log-probabilities (nats) of given tokens after a path, under the method's sampling
-        distribution; None if the call failed or a limit bound. Needs `Capability.GIVEN`."""
-        return await self._told(path, self._model.logprobs_of(path, token_ids, self._sampling, self.ledger))
-
-    async def hidden(self, path: Path) -> tuple[float, ...] | None:
-        """What the model holds at the path's last token; None if the call failed or a limit bound.
-        Needs `Capability.HIDDEN`."""
-        return await self._told(path, self._model.hidden_states(path, self.ledger))
-
-    async def _told(
-        self, path: Path, call: Coroutine[Any, Any, tuple[float, ...]]
-    ) -> tuple[float, ...] | None:
-        try:
-            self.ledger.check()
-            return await within(self.ledger, call)
-        except OutOfBudget as limit:
-            self.exhausted = self.exhausted or limit.reason
-        except ModelError as error:
-            self.ledger.failed_calls += 1
-            self._last_failure = error
-            self._emit(Failed(self.path_id(path), str(error)))
-        finally:
-            call.close()
-        return None
-
-    def force(self, path: Path, text: str) -> Path:
-        """The path with one more step that says `text`, not drawn. Needs `Capability.FORCING`."""
-        child = self._model.forced(path, text)
-        self._lineage.proposed(path, child, self._lineage.next(path, "forced"))
-        return child
 
     async def _extend(
         self,
@@ -310,9 +283,15 @@ class Session:
         return paths
 
     async def _propose(
-        self, path: Path, n: int, what: Literal["step", "end"], rng: Randomness, temperature: float | None
+        self,
+        path: Path,
+        n: int,
+        what: Literal["step", "end"],
+        rng: Randomness,
+        temperature: float | None,
+        at_most: int | None = None,
     ) -> list[Path]:
-        if self.exhausted or not self.can_grow(path):
+        if self.exhausted or path.ended or self._room(path, at_most) < 1:
             return [path]
         try:
             children: list[Path] = []
@@ -320,7 +299,9 @@ class Session:
                 children = await self._ahead.claim(key)
             if len(children) < n:
                 rest = SomeChildren(rng, range(len(children), n)) if children else rng
-                children = children + await self._asked(path, n - len(children), what, rest, temperature)
+                children = children + await self._asked(
+                    path, n - len(children), what, rest, temperature, at_most
+                )
         except OutOfBudget as limit:
             self.exhausted = self.exhausted or limit.reason
             return [path]
@@ -340,12 +321,13 @@ class Session:
         what: Literal["step", "end"],
         rng: Randomness,
         temperature: float | None,
+        at_most: int | None = None,
         *,
         whole: bool = False,
     ) -> list[Path]:
         """Children from the model, fewer than `n` where a limit binds, or none where the `whole`
         reservation is wanted and not to be had."""
-        ledger, wanted = self.ledger, self._max_tokens - path.n_tokens
+        ledger, wanted = self.ledger, self._room(path, at_most)
         ledger.check()
         if path.parent is None:
             n = ledger.start_generations(n)

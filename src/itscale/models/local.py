@@ -192,6 +192,8 @@ class LocalModel(Model):
             return str(fast.decode([*before, *ids]))[len(fast.decode(before)) :]
 
         self._tokenizer = tokenizer
+        self._text_of = text_of
+        self._text_of = text_of
         self.engine = Generator(
             CachedForward(model, limit_bytes=memory),
             prompt_tokens=self.prompts.of_path,
@@ -277,14 +279,10 @@ class LocalModel(Model):
             raise question.error
 
     def forced(self, path: Path, text: str) -> Path:
-        return path.child(
-            Step(
-                tuple(self._tokenizer(text, add_special_tokens=False).input_ids),
-                text,
-                End.BOUNDARY,
-                forced=True,
-            )
-        )
+        """Its text is what the tokens say: a tokenizer that puts the spaces itself drops ours."""
+        ids = tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
+        said = self._text_of(path.token_ids, ids) or text
+        return path.child(Step(ids, said, End.BOUNDARY, forced=True))
 
     async def close(self) -> None:
         self.engine.close()

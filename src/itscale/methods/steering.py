@@ -1,0 +1,95 @@
+"""The verbs of a session that go beyond drawing: put text into a path, ask what the model makes of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Sequence
+from typing import Any, Literal
+
+from itscale.budget import Ledger, OutOfBudget
+from itscale.errors import ModelError
+from itscale.events import Event, Failed
+from itscale.methods.arrivals import together, within
+from itscale.methods.lineage import Lineage, kind_of
+from itscale.models.base import Model
+from itscale.randomness import Randomness
+from itscale.types import Path, Sampling, StopReason
+
+__all__ = ["Steering"]
+
+
+class Steering(ABC):
+    """A part of `Session`, which has the state and the call that draws."""
+
+    ledger: Ledger
+    exhausted: StopReason | None
+    _model: Model
+    _sampling: Sampling
+    _lineage: Lineage
+    _last_failure: Exception | None
+
+    def force(self, path: Path, text: str) -> Path:
+        """The path with one more step that says `text`, not drawn. Needs `Capability.FORCING`."""
+        child = self._model.forced(path, text)
+        self._lineage.proposed(path, child, self._lineage.next(path, "forced"))
+        return child
+
+    async def continued(
+        self, paths: Sequence[Path], *, at_most: int, whole: bool = False, greedy: bool = False
+    ) -> list[Path | None]:
+        """Each path's one continuation by `at_most` tokens: a step, or with `whole` as far as it goes.
+
+        Unlike `extend` it may go on past the method's `max_tokens`, and nothing is `required`: None
+        where the call failed, the path itself where it may not move.
+        """
+        temperature = 0.0 if greedy else None
+        what: Literal["step", "end"] = "end" if whole else "step"
+        label = f"{kind_of(temperature)}, whole" if whole else kind_of(temperature)
+        streams = [self._lineage.next(path, label) for path in paths]
+        grown = await together(
+            self._propose(path, 1, what, stream, temperature, at_most)
+            for path, stream in zip(paths, streams, strict=True)
+        )
+        return [children[0] if children else None for children in grown]
+
+    async def logprobs(self, path: Path, token_ids: Sequence[int]) -> tuple[float, ...] | None:
+        """Log-probabilities (nats) of given tokens after a path, under the method's sampling
+        distribution; None if the call failed or a limit bound. Needs `Capability.GIVEN`."""
+        return await self._told(path, self._model.logprobs_of(path, token_ids, self._sampling, self.ledger))
+
+    async def hidden(self, path: Path) -> tuple[float, ...] | None:
+        """What the model holds at the path's last token; None if the call failed or a limit bound.
+        Needs `Capability.HIDDEN`."""
+        return await self._told(path, self._model.hidden_states(path, self.ledger))
+
+    async def _told(
+        self, path: Path, call: Coroutine[Any, Any, tuple[float, ...]]
+    ) -> tuple[float, ...] | None:
+        try:
+            self.ledger.check()
+            return await within(self.ledger, call)
+        except OutOfBudget as limit:
+            self.exhausted = self.exhausted or limit.reason
+        except ModelError as error:
+            self.ledger.failed_calls += 1
+            self._last_failure = error
+            self._emit(Failed(self._lineage.path_id(path), str(error)))
+        finally:
+            call.close()
+        return None
+
+    @abstractmethod
+    def _emit(self, event: Event) -> None:
+        """Put an event into the trace."""
+
+    @abstractmethod
+    async def _propose(
+        self,
+        path: Path,
+        n: int,
+        what: Literal["step", "end"],
+        rng: Randomness,
+        temperature: float | None,
+        at_most: int | None = None,
+    ) -> list[Path]:
+        """Children of a path; itself alone where it may not move, none where the call failed."""
