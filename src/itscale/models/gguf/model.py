@@ -36,7 +36,7 @@ CLOSE_ROUNDED = 4e-3
 class GGUFModel(Model):
     """A causal language model that llama.cpp runs."""
 
-    capabilities = frozenset(Capability)
+    capabilities = frozenset(Capability) - {Capability.HIDDEN}
 
     def __init__(
         self,
