@@ -27,7 +27,7 @@ from itscale.calibration import Calibration
 from itscale.errors import CalibrationError, OptionError
 from itscale.models.base import Model
 
-__all__ = ["CALIBRATION_KIND", "WARM_UP", "Bucket", "OnlinePlan", "PetsOnline"]
+__all__ = ["CALIBRATION_KIND", "FITTED_UPTO", "WARM_UP", "Bucket", "OnlinePlan", "PetsOnline"]
 
 CALIBRATION_KIND = "pets-online"
 WARM_UP = 4

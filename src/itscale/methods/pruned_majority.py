@@ -32,7 +32,7 @@ from itscale.models.base import Capability, Model
 from itscale.scorers.base import Scorer
 from itscale.types import Path
 
-__all__ = ["PrunedMajority", "promise"]
+__all__ = ["PrunedMajority", "grown", "promise"]
 
 
 @dataclass(frozen=True, kw_only=True)
