@@ -19,37 +19,8 @@ from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, 
 
 from itscale.embedded import PROCESS_SCORER, REASONER
 from itscale.errors import OptionError, TaskError, did_you_mean
-from itscale.methods import (
-    DVTS,
-    AdaptiveConsistency,
-    Anytime,
-    AStar,
-    Beam,
-    BestFirst,
-    BestOfMajority,
-    BestOfN,
-    BudgetForcing,
-    ConfidenceVote,
-    EarlyExit,
-    EntropicParticleFilter,
-    EntropyExit,
-    Greedy,
-    Knockout,
-    Listwise,
-    Lookahead,
-    Majority,
-    ParticleFilter,
-    ParticleGibbs,
-    PrunedMajority,
-    Rebase,
-    RoundRobin,
-    Sample,
-    SelfEvaluation,
-    ShortMAtK,
-    ThinkingMode,
-    WeightedBestOfN,
-)
 from itscale.methods.base import Method
+from itscale.methods.catalogue import METHODS
 from itscale.models.base import Model
 from itscale.scorers.answers import AnswerKind
 from itscale.scorers.base import Scorer
@@ -77,39 +48,6 @@ __all__ = [
 
 Loaded = TypeVar("Loaded")
 
-METHODS: Mapping[str, type[Method]] = {
-    method.name: method
-    for method in (
-        Greedy,
-        Sample,
-        Majority,
-        BestOfN,
-        WeightedBestOfN,
-        BestOfMajority,
-        Knockout,
-        RoundRobin,
-        Listwise,
-        ConfidenceVote,
-        AdaptiveConsistency,
-        ShortMAtK,
-        SelfEvaluation,
-        PrunedMajority,
-        BudgetForcing,
-        EarlyExit,
-        EntropyExit,
-        Anytime,
-        ThinkingMode,
-        Beam,
-        DVTS,
-        Lookahead,
-        Rebase,
-        BestFirst,
-        AStar,
-        ParticleFilter,
-        EntropicParticleFilter,
-        ParticleGibbs,
-    )
-}
 TASKS: Mapping[str, type[GeneratedTask]] = {task.name: task for task in (Countdown, Chain)}
 
 _TRUE = ("true", "yes", "on", "1")
