@@ -343,6 +343,8 @@ SCORERS: Mapping[str, Kind[Scorer | None]] = {
 
 _EVERY_METHOD = [{name for name, _, _ in method_options(method)} for method in METHODS.values()]
 COMMON_OPTIONS: list[tuple[str, str, str]] = [
-    option for option in method_options(Majority) if all(option[0] in names for names in _EVERY_METHOD)
+    option
+    for option in method_options(METHODS["majority"])
+    if all(option[0] in names for names in _EVERY_METHOD)
 ]
 """What every method takes, as `method_options` says it."""
