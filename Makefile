@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench claims train wheel test-wheel clean
+.PHONY: help setup demo test test-servers check format bench claims train wheel test-wheel clean
 
 RUN := .venv/bin/python
 OUT ?= runs/train
@@ -15,6 +15,9 @@ demo: setup  ## the main job: compare six methods on the embedded models, with a
 
 test: setup  ## every check: lint, format, types, tests
 	@scripts/test
+
+test-servers: setup  ## the laws against real vLLM, llama.cpp and transformers servers (installs them once: 4 GB)
+	@scripts/test-servers
 
 check: setup  ## lint, format and types only
 	@scripts/check

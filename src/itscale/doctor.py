@@ -148,6 +148,8 @@ def _dialect(model: OpenAIModel) -> Finding:
     ways = {"continue": "continue_final_message", "prefix": "prefix", "trailing": "a last assistant message"}
     if facts.dialect == "token":
         detail = "token: /completions takes token ids and gives them back"
+    elif facts.dialect == "llama":
+        detail = "llama.cpp's own: /completion takes token ids and gives them back"
     elif facts.prefill is None:
         detail = "chat: an answer cannot be continued, so methods that sample whole ones work"
     elif facts.stop is None:

@@ -18,7 +18,7 @@ from itscale.models.local import LocalModel, load_pretrained
 from itscale.randomness import Seeded
 from itscale.scorers.prm import LocalProcessScorer
 from itscale.tasks import Chain, Countdown
-from itscale.types import Path, Prompt, Sampling, Until
+from itscale.types import Path, Prompt, Sampling, Step, Until
 
 
 async def sampled(model: LocalModel, count: int) -> list[Path]:
@@ -147,3 +147,19 @@ def test_broken_checkpoints_say_what_is_wrong(tmp_path: FilePath) -> None:
     (larger / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"lack model\.layers"):
         LocalModel.load(larger)
+
+
+def test_text_alone_is_spelled_as_the_reasoner_would_have(
+    reasoner: LocalModel, process_scorer: LocalProcessScorer
+) -> None:
+    """A path from a server that tells no token ids has the scores of the same path with them."""
+
+    async def run() -> None:
+        for path in await sampled(reasoner, 4):
+            told = Path.root(path.prompt)
+            for step in path.steps:
+                told = told.child(Step((), step.text, step.end, counted=step.n_tokens))
+            ledger = Ledger(Budget())
+            assert await process_scorer.score(told, ledger) == await process_scorer.score(path, ledger)
+
+    asyncio.run(run())

@@ -119,7 +119,7 @@ class ServedModel:
                     self._model.price = self.entry.price or self._model.price
         model = self._model
         if prompt is not None and prompt.more and isinstance(model, OpenAIModel):
-            if model.facts.dialect == "token" and self._whole is None:
+            if model.facts.dialect != "chat" and self._whole is None:
                 chat = replace(model.facts, dialect="chat", prefill=None, stop=None)
                 self._whole = OpenAIModel(model.endpoint, chat, price=model.price)
             return self._whole or model

@@ -25,7 +25,7 @@ from itscale.models.local import (
 )
 from itscale.scorers.base import ProcessScorer
 from itscale.scorers.prm_kinds import PrmKind, kind_of_folder, named_kind
-from itscale.types import Path
+from itscale.types import End, Path
 
 __all__ = ["LocalProcessScorer"]
 
@@ -109,7 +109,18 @@ def _own(folder: FilePath, facts: Checkpoint) -> tuple[Any, Callable[[Path], Seq
             f"{folder} has {model.config.num_labels} labels; a process reward model has two, wrong and right"
         )
     prompts = PromptReader(tokenizer, facts)
-    return model, lambda path: prompts.of_path(path) if path.step is None else path.step.token_ids
+
+    def tokens_of(path: Path) -> Sequence[int]:
+        step = path.step
+        if step is None:
+            return prompts.of_path(path)
+        if step.token_ids or not step.n_tokens:
+            return step.token_ids
+        # A server that tells text alone: it is spelled as this scorer's own reasoner would have.
+        ids = tuple(tokenizer(step.text, add_special_tokens=False).input_ids)
+        return (*ids, tokenizer.eos_token_id) if step.end is End.EOS else ids
+
+    return model, tokens_of
 
 
 def _published(folder: FilePath, kind: PrmKind) -> tuple[Any, Callable[[Path], Sequence[int]]]:

@@ -42,6 +42,8 @@ LONGEST_RETRY_AFTER_S = 120.0
 END_S = 1.0
 """How long a stream that is whole may take to end."""
 _OVERLOADED = (429, 503)
+_INVALID = "validation error"
+"""llama-cpp-python's server answers 500 to a request it finds invalid; asking again is of no use."""
 _PASSING = (408, 425, 500, 502, 504, *_OVERLOADED, 529)
 
 
@@ -253,6 +255,8 @@ class Endpoint:
     ) -> NoReturn:
         """The error that a status, and what came with it, stand for."""
         detail = self.masked(detail_of(content))
+        if status == 500 and _INVALID in detail:
+            status = 422
         if status in _PASSING:
             raise Trouble(
                 f"answered {status} ({detail}); try later, or ask for less at once",

@@ -1,8 +1,9 @@
-"""The two ways servers continue an answer, and what a probe found of one.
+"""The ways servers continue an answer, and what a probe found of one.
 
 *Token dialect*: /completions takes token ids and gives them back, so a path is continued exactly
-where it ended (vLLM). *Chat dialect*: /chat/completions continues a prefilled assistant turn, and
-text is the unit; where not even that exists, only whole answers can be sampled.
+where it ended (vLLM; llama.cpp in words of its own, see `llama.py`). *Chat dialect*:
+/chat/completions continues a prefilled assistant turn, and text is the unit; where not even that
+exists, only whole answers can be sampled.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ __all__ = [
     "Facts",
     "Request",
     "TokenDialect",
-    "dialect_of",
     "prefilled",
     "token_ids_of",
 ]
@@ -42,7 +42,7 @@ class Facts:
     """What one model on one server honours, as a probe found it."""
 
     model: str
-    dialect: Literal["token", "chat"]
+    dialect: Literal["token", "llama", "chat"]
     n: bool
     """n texts in one request; fan-out if not."""
     seeds: bool
@@ -52,6 +52,8 @@ class Facts:
     logprobs: bool
     neutral: bool
     """Whether top_k, min_p and repetition_penalty can be switched off in a request."""
+    no_top_k: Literal[-1, 0] = -1
+    """What switches top_k off there."""
     limit_field: str = "max_tokens"
     max_context: int | None = None
     """Tokens of prompt and answer together."""
@@ -65,7 +67,7 @@ class Facts:
     @property
     def steps(self) -> bool:
         """Whether answers can be made step by step."""
-        return self.stop is not None and (self.dialect == "token" or self.prefill is not None)
+        return self.stop is not None and (self.dialect != "chat" or self.prefill is not None)
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -138,7 +140,7 @@ class Dialect(ABC):
             "top_p": sampling.top_p,
         }
         if self.facts.neutral:
-            body |= {"top_k": sampling.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0}
+            body |= {"top_k": sampling.top_k or self.facts.no_top_k, "min_p": 0.0, "repetition_penalty": 1.0}
         if self.facts.streams:
             body |= stream_fields(self.facts.streams)
         if until.what == "step":
@@ -168,8 +170,17 @@ class TokenDialect(Dialect):
                 "shorten it"
             )
         until = Until(until.what, min(until.max_tokens, room))
+        url, body = self.posted(ids, until, sampling)
+        return Request(url, body, until, len(ids))
+
+    def posted(self, ids: list[int], until: Until, sampling: Sampling) -> tuple[str, dict[str, Any]]:
+        """Where to send what, so that the server goes on from `ids`."""
         body = self._common(until, sampling) | {"prompt": ids, "logprobs": 1, "return_token_ids": True}
-        return Request(f"{self.endpoint.address.url}/completions", body, until, len(ids))
+        return f"{self.endpoint.address.url}/completions", body
+
+    async def read_prompt(self, prompt: Prompt) -> tuple[int, ...]:
+        """Token ids of a prompt, as the server sees it. Errors are those of `token_ids_of`."""
+        return await token_ids_of(self.endpoint, self.facts.model, prompt)
 
     def read(self, body: Mapping[str, Any]) -> Reply:
         return read_completion(body)
@@ -184,7 +195,7 @@ class TokenDialect(Dialect):
             try:
                 async with lock:
                     if prompt not in self._ids:
-                        ids = await token_ids_of(self.endpoint, self.facts.model, prompt)
+                        ids = await self.read_prompt(prompt)
                         while len(self._ids) >= _REMEMBERED:
                             del self._ids[next(iter(self._ids))]
                         self._ids[prompt] = ids
@@ -291,8 +302,3 @@ def prefilled(messages: list[dict[str, Any]], text: str, style: Prefill | None) 
     if style == "continue":
         body |= {"continue_final_message": True, "add_generation_prompt": False}
     return body
-
-
-def dialect_of(endpoint: Endpoint, facts: Facts) -> Dialect:
-    """The dialect the facts say."""
-    return (TokenDialect if facts.dialect == "token" else ChatDialect)(endpoint, facts)

@@ -27,8 +27,9 @@ from itscale.errors import ModelError
 from itscale.models.base import Model
 from itscale.models.openai.address import Address, find_key
 from itscale.models.openai.client import Call, Endpoint
-from itscale.models.openai.dialects import Facts, Request, dialect_of
+from itscale.models.openai.dialects import ChatDialect, Dialect, Facts, Request, TokenDialect
 from itscale.models.openai.failures import Refused
+from itscale.models.openai.llama import LlamaDialect
 from itscale.models.openai.probe import probe
 from itscale.models.openai.stream import Delta
 from itscale.models.openai.wire import Choice, Malformed, Reply, counts_in
@@ -38,6 +39,7 @@ from itscale.types import End, Path, Sampling, Step, Until
 __all__ = ["OpenAIModel"]
 
 _LOG = logging.getLogger(__name__)
+_DIALECTS: dict[str, type[Dialect]] = {"token": TokenDialect, "llama": LlamaDialect, "chat": ChatDialect}
 _SEEDS = 2**31
 _IMPROBABLE = math.log(1e-6)
 
@@ -55,7 +57,7 @@ class OpenAIModel(Model):
         self.facts = facts
         """What the server honours; `n` and `stop` are corrected when it turns out not to."""
         self.endpoint = endpoint
-        self._dialect = dialect_of(endpoint, facts)
+        self._dialect = _DIALECTS[facts.dialect](endpoint, facts)
 
     @classmethod
     async def connect(cls, endpoint: Endpoint, *, price: Price | None = None) -> OpenAIModel:

@@ -17,9 +17,10 @@ from itscale.models.openai.address import Address
 from itscale.models.openai.client import Call, Endpoint
 from itscale.models.openai.dialects import Facts, Prefill, prefilled, token_ids_of
 from itscale.models.openai.failures import Refused
+from itscale.models.openai.llama import completion_body, prompt_ids, read_native
 from itscale.models.openai.stream import STREAMS, Streams, stream_fields
 from itscale.models.openai.wire import Choice, Malformed, Reply, read_chat, read_completion
-from itscale.types import Prompt
+from itscale.types import Prompt, Sampling
 
 __all__ = ["models_at", "probe"]
 
@@ -76,12 +77,12 @@ async def probe(endpoint: Endpoint) -> Facts:
             names = ", ".join(sorted(offered)) or "none"
             raise OptionError(f"{endpoint.address.url} offers several models or none; name one of: {names}")
         [name] = offered
-    if name not in offered:
+    if offered and name not in offered:  # transformers serve lists its download cache, not what it serves
         raise OptionError(
             f"{did_you_mean('model', name, offered)}; that is what {endpoint.address.url} offers"
         )
-    facts = await _token_facts(endpoint, name, offered[name])
-    return facts or await _chat_facts(endpoint, name, offered[name])
+    facts = await _token_facts(endpoint, name, offered.get(name)) or await _llama_facts(endpoint, name)
+    return facts or await _chat_facts(endpoint, name, offered.get(name))
 
 
 def _context_of(model: Mapping[str, Any]) -> int | None:
@@ -135,6 +136,45 @@ async def _token_facts(endpoint: Endpoint, model: str, context: int | None) -> F
         max_context=context,
         stop="included",
         streams=streams,
+    )
+
+
+async def _llama_facts(endpoint: Endpoint, model: str) -> Facts | None:
+    """Facts of llama.cpp's own endpoint; None if the server has no such, or its answers do not add up."""
+    url = f"{endpoint.address.root}/completion"
+    try:
+        ids = list(await prompt_ids(endpoint, _QUESTION))
+        context = (await endpoint.get(f"{endpoint.address.root}/props")).get("default_generation_settings")
+
+        async def ask(temperature: float, seed: int, stops: list[str]) -> Reply:
+            body = completion_body(ids, _TOKENS, Sampling(temperature=temperature), stops)
+            return read_native(await endpoint.post(url, {**body, "seed": seed}))
+
+        greedy = (await ask(0.0, 7, [])).choices[0]
+        words = greedy.text.split()
+        stopped = (await ask(0.0, 7, words[:1])).choices[0]
+        pair = (await ask(1.0, 7, [])).choices[0], (await ask(1.0, 7, [])).choices[0]
+        seeds = await _seeds_decide(lambda seed: ask(1.0, seed, []), pair)
+    except (ModelError, PromptError, Malformed):
+        return None
+    told = not words or (stopped.stopped_on, stopped.finish) == (words[0], "stop")
+    if (
+        not greedy.token_ids
+        or stopped.token_ids != greedy.token_ids[: len(stopped.token_ids or ())]
+        or not told
+    ):
+        return None
+    size = context.get("n_ctx") if isinstance(context, dict) else None
+    return Facts(
+        model=model,
+        dialect="llama",
+        n=False,
+        seeds=seeds,
+        takes_seed=True,
+        logprobs=False,
+        neutral=True,
+        max_context=size if isinstance(size, int) and size > 0 else None,
+        stop="named",
     )
 
 
@@ -207,6 +247,7 @@ class _Chat:
     def __init__(self, endpoint: Endpoint, model: str) -> None:
         self.features = set(_DROPPABLE)
         self.limit_field = "max_tokens"
+        self.no_top_k: Literal[-1, 0] = -1
         self._endpoint = endpoint
         self._model = model
 
@@ -223,7 +264,7 @@ class _Chat:
         messages = [{"role": "user", "content": _QUESTION.question}]
         body = {"model": self._model, self.limit_field: _TOKENS, **prefilled(messages, text, style), **extra}
         if "neutral" in self.features:
-            body |= _NEUTRAL
+            body |= _NEUTRAL | {"top_k": self.no_top_k}
         if "logprobs" in self.features:
             body["logprobs"] = True
         if "seed" in self.features:
@@ -246,6 +287,9 @@ class _Chat:
         """Drop what the refusal mentions, else the next in order; False if nothing is left."""
         if self.limit_field == "max_tokens" and any(word in detail for word in _MENTIONS["limit"]):
             self.limit_field = "max_completion_tokens"
+            return True
+        if self.no_top_k and "top_k" in detail:
+            self.no_top_k = 0  # llama-cpp-python's way
             return True
         left = [feature for feature in _DROPPABLE if feature in self.features]
         named = [f for f in left if any(word in f" {detail} " for word in _MENTIONS[f])]
@@ -287,6 +331,7 @@ async def _chat_facts(endpoint: Endpoint, model: str, context: int | None) -> Fa
         takes_seed="seed" in chat.features,
         logprobs=first.logprobs is not None,
         neutral="neutral" in chat.features,
+        no_top_k=chat.no_top_k,
         limit_field=chat.limit_field,
         max_context=context,
         streams=await _streams(

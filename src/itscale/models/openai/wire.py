@@ -73,8 +73,17 @@ def counts_in(body: Mapping[str, Any]) -> Counts | None:
     usage = _object(body.get("usage"))
     prompt, generated = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     if prompt is None or generated is None:
-        return None
+        return _native_counts(body)
     cached = _count(_object(usage.get("prompt_tokens_details")).get("cached_tokens")) or 0
+    return Counts(prompt, min(cached, prompt), generated)
+
+
+def _native_counts(body: Mapping[str, Any]) -> Counts | None:
+    """The usage as llama.cpp's own endpoint states it."""
+    prompt, generated = _count(body.get("tokens_evaluated")), _count(body.get("tokens_predicted"))
+    if prompt is None or generated is None:
+        return None
+    cached = _count(_object(body.get("timings")).get("cache_n")) or 0
     return Counts(prompt, min(cached, prompt), generated)
 
 

@@ -1,0 +1,188 @@
+"""The laws of the model seam and the doctor on real servers. `make test-servers` installs and starts them.
+
+One table over implementations: what a backend offers is written down in `running.py`, and a server
+that offers more or less than that fails here, so that documentation can rely on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from itscale.budget import Budget, Ledger
+from itscale.doctor import Verdict, examine
+from itscale.embedded import PROCESS_SCORER
+from itscale.errors import ModelError, OptionError
+from itscale.methods import Beam, BestOfN, Majority, ParticleFilter
+from itscale.models.local import LocalModel
+from itscale.models.openai import OpenAIModel
+from itscale.randomness import Seeded
+from itscale.scorers.prm import LocalProcessScorer
+from itscale.tasks import Chain, Countdown
+from itscale.testing import MODEL_LAWS
+from itscale.types import End, Path, Prompt, Sampling, Until
+from tests.servers.running import BACKENDS, LOGPROBS, STEPS, Backend, running
+
+pytestmark = pytest.mark.server
+
+PROBLEMS = [*Countdown().problems(4), *Chain().problems(4)]
+PROMPTS = [problem.prompt for problem in PROBLEMS]
+GREEDY = Sampling(temperature=0.0)
+
+
+@pytest.fixture(scope="module", params=BACKENDS, ids=lambda backend: backend.name)
+def served(request: pytest.FixtureRequest) -> Iterator[tuple[Backend, str]]:
+    backend: Backend = request.param
+    if not backend.installed:
+        pytest.skip(f"{backend.name} is not installed; run: make test-servers")
+    with running(backend) as url:
+        yield backend, f"{backend.model}@{url}#boundary=%0A"
+
+
+@pytest.fixture(scope="module")
+def backend(served: tuple[Backend, str]) -> Backend:
+    return served[0]
+
+
+@pytest.fixture
+def model(served: tuple[Backend, str]) -> Iterator[OpenAIModel]:
+    loaded = OpenAIModel.load(served[1])
+    yield loaded
+    asyncio.run(loaded.close())
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Iterator[LocalProcessScorer]:
+    loaded = LocalProcessScorer.load(PROCESS_SCORER)
+    yield loaded
+    asyncio.run(loaded.close())
+
+
+async def extended(
+    model: OpenAIModel | LocalModel, path: Path, n: int, what: str, sampling: Sampling, limit: int = 128
+) -> list[Path]:
+    until = Until(what, limit)  # type: ignore[arg-type]
+    return await model.extend(path, n, until, sampling, Seeded(0), Ledger(Budget()))
+
+
+@pytest.mark.parametrize("law", MODEL_LAWS)
+def test_the_laws_of_the_model_seam_hold(model: OpenAIModel, law):
+    """The very functions that every other implementation is held against."""
+    asyncio.run(law(model, PROMPTS[:2]))
+
+
+def test_the_probe_finds_what_the_server_is_known_to_honour(backend: Backend, model: OpenAIModel):
+    """No more, which would be luck, and no less, which would be a fault of the client."""
+    assert model.facts.dialect == backend.dialect
+    assert model.capabilities == backend.offers
+    assert model.facts.n == backend.n_in_one
+
+
+def test_the_doctor_finds_nothing_broken(model: OpenAIModel):
+    """What a user would be told of this server."""
+    findings = asyncio.run(examine(model, PROMPTS[:2]))
+    assert [f for f in findings if f.verdict is Verdict.BROKEN] == []
+
+
+def test_greedy_answers_are_those_of_the_engine(backend: Backend, model: OpenAIModel, reasoner: LocalModel):
+    """One model, however it is served: the same words, and where ids are told, the same ids."""
+    if "q8_0" in backend.name:
+        pytest.skip("quantised weights are another model")
+
+    async def run() -> None:
+        for prompt in PROMPTS:
+            [theirs] = await extended(model, Path.root(prompt), 1, "end", GREEDY)
+            [ours] = await extended(reasoner, Path.root(prompt), 1, "end", GREEDY)
+            assert theirs.text.split() == ours.text.split()
+            assert theirs.finished
+            if theirs.token_ids:
+                assert theirs.token_ids == ours.token_ids
+
+    asyncio.run(run())
+
+
+def test_steps_are_those_of_the_whole_answer_or_refused(backend: Backend, model: OpenAIModel):
+    """Where an answer can be continued it falls into the same steps; elsewhere a sentence says so."""
+
+    async def run() -> None:
+        [whole] = await extended(model, Path.root(PROMPTS[0]), 1, "end", GREEDY)
+        path = Path.root(PROMPTS[0])
+        if STEPS not in backend.offers:
+            with pytest.raises(ModelError, match="majority, best-of-n"):
+                await extended(model, path, 1, "step", GREEDY)
+            return
+        for step in whole.steps:
+            [path] = await extended(model, path, 1, "step", GREEDY)
+            assert (path.step.token_ids, path.step.end) == (step.token_ids, step.end)
+        assert path.step.end is End.EOS
+
+    asyncio.run(run())
+
+
+def test_methods_run_or_are_refused_before_any_token(
+    backend: Backend, model: OpenAIModel, scorer: LocalProcessScorer
+):
+    """Methods that sample whole answers everywhere; those that work in steps where that is honoured."""
+
+    async def run() -> None:
+        budget = Budget(generations=4)
+        votes = await Majority().run(PROMPTS[0], model, None, budget)
+        assert len(votes.candidates) == 4
+        assert all(candidate.path.finished for candidate in votes.candidates)
+        for method in (ParticleFilter(), Beam(width=2)):
+            if STEPS in backend.offers:
+                result = await method.run(PROMPTS[0], model, scorer, budget)
+                assert result.answer is not None
+                assert result.usage.generated_tokens > 0
+            else:
+                with pytest.raises(OptionError, match="majority, best-of-n"):
+                    await method.run(PROMPTS[0], model, scorer, budget)
+        if STEPS in backend.offers:
+            best = await BestOfN().run(PROMPTS[0], model, scorer, budget)
+            assert best.answer is not None
+
+    asyncio.run(run())
+
+
+def test_n_samples_under_one_seed_are_different_answers_in_parallel(model: OpenAIModel):
+    """Many calls at once do not get one another's answers."""
+
+    async def run() -> None:
+        rows = await asyncio.gather(
+            *(extended(model, Path.root(p), 4, "end", Sampling()) for p in PROMPTS for _ in range(2))
+        )
+        for row, prompt in zip(rows, [p for p in PROMPTS for _ in range(2)], strict=True):
+            assert len(row) == 4
+            assert all(path.prompt == prompt for path in row)
+        assert len({path.text for row in rows for path in row}) > len(PROMPTS)
+
+    asyncio.run(run())
+
+
+def test_log_probabilities_are_the_model_s(backend: Backend, model: OpenAIModel, reasoner: LocalModel):
+    """Where the server tells them, they are what the engine says of the same tokens."""
+    if LOGPROBS not in backend.offers:
+        pytest.skip("the server does not tell them")
+
+    async def run() -> None:
+        root = Path.root(PROMPTS[0])
+        for path in await extended(model, root, 4, "step", Sampling()):
+            told = await reasoner.logprobs_of(root, path.step.token_ids, Sampling(), Ledger(Budget()))
+            assert path.step.logprob == pytest.approx(sum(told), abs=1e-3)
+
+    asyncio.run(run())
+
+
+def test_a_full_context_is_a_truncated_path_or_a_sentence(backend: Backend, model: OpenAIModel):
+    """Never a crash, never an endless retry."""
+    raw = Prompt(raw="Make 45 from 3, 7, 12, 23. " * 40)
+    if STEPS not in backend.offers:
+        raw = Prompt.user(raw.raw or "")
+
+    async def run() -> None:
+        with pytest.raises(ModelError, match=r"context|overflow|shorten"):
+            await extended(model, Path.root(raw), 1, "end", GREEDY)
+
+    asyncio.run(run())
