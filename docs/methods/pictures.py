@@ -2,10 +2,10 @@
 
     python docs/methods/pictures.py [NAME ...]
 
-writes `docs/methods/pictures/NAME.svg` for the named methods, or for all. The model plays a game:
-from 2 reach 10 by the moves +3, *2 and -1; from 8 on (or after four moves) it states its answer.
-The scorer knows the chance of success, but also likes numbers that are close to 10. Same code, same
-pictures: a test draws them again and compares.
+writes `docs/methods/pictures/NAME.svg` for the named methods, or draws all that there are again. The
+model plays a game: from 2 reach 10 by the moves +3, *2 and -1; from 8 on (or after four moves) it
+states its answer. The scorer knows the chance of success, but also likes numbers that are close to
+10. Same code, same pictures: a test draws them again and compares.
 
 To show a method with other options than its defaults, or another N, add it to `SHOWN`.
 """
@@ -24,7 +24,7 @@ from itscale.budget import Budget
 from itscale.events import Chosen, Proposed, Pruned, Resampled, Scored
 from itscale.methods.base import Result
 from itscale.models.fake import FakeModel
-from itscale.registry import METHODS, parse_method
+from itscale.registry import parse_method
 from itscale.scorers.base import Scorer
 from itscale.scorers.fake import FakeComparisonScorer, FakeProcessScorer
 from itscale.types import Prompt, Step
@@ -53,6 +53,14 @@ SHOWN: Mapping[str, Shown] = {
     "particle-gibbs": Shown("particle-gibbs:iterations=2", n=6),
     "entropic-particle-filter": Shown("entropic-particle-filter:max_steps=4", n=6),
     "particle-filter": Shown("particle-filter", n=6),
+    "step-beam": Shown("step-beam:width=3", n=6),
+    "mcts": Shown("mcts:width=2,exploration=0.5", seed=11),
+    "dts": Shown("dts:widen=1,alpha=0.5", n=6, seed=11),
+    "dts-star": Shown("dts-star:widen=1,alpha=0.5", n=6, seed=4),
+    "segment-tree": Shown("segment-tree", n=6, seed=3),
+    "entropy-tree": Shown("entropy-tree:forks=1,spacing=2", n=6, seed=2),
+    "lookahead-tree": Shown("lookahead-tree:tau_rel=0.35,ahead=4"),
+    "semantic-tree": Shown("semantic-tree:metric=entropy,fresh=0.2", n=5),
     "rebase": Shown("rebase", n=6),
 }
 
@@ -273,9 +281,9 @@ def drawing(name: str) -> str:
 
 
 def main(names: list[str]) -> None:
-    """Write the pictures of these methods, or of all."""
+    """Write the pictures of these methods, or draw all again that there are."""
     FOLDER.mkdir(exist_ok=True)
-    for name in names or list(METHODS):
+    for name in names or sorted(picture.stem for picture in FOLDER.glob("*.svg")):
         (FOLDER / f"{name}.svg").write_text(drawing(name), encoding="utf-8")
 
 

@@ -56,8 +56,8 @@ def test_a_token_limit_binds_and_is_never_overstepped(name, tokens):
 def test_a_limit_on_judgements_binds(name):
     """No more paths are judged than allowed, and the limit is the reason told."""
     model, scorer = FakeModel(words, vocabulary=[*SLOW_TO_END]), FakeProcessScorer(flat)
-    result = run(name, model, scorer, generations=4, scorer_calls=5)
-    assert scorer.calls <= 5
+    result = run(name, model, scorer, generations=4, scorer_calls=3)
+    assert scorer.calls <= 3
     assert result.stop_reason is StopReason.SCORER_CALLS
 
 

@@ -12,6 +12,7 @@ from itscale.budget import Budget, Ledger, Usage
 from itscale.errors import OptionError
 from itscale.events import Chosen, Event, Stopped, Trace
 from itscale.methods.session import Session
+from itscale.methods.tree import Tree
 from itscale.models.base import Capability, Model
 from itscale.randomness import Randomness, Seeded
 from itscale.scorers.answers import AUTO, AnswerKind, answer_of_calls
@@ -34,6 +35,8 @@ class Outcome:
     stop_reason: StopReason | None = None
     abstained: bool = False
     """Whether the method prefers no answer to the chosen one; its text is still the result's."""
+    tree: Tree | None = None
+    """What a tree method grew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +58,11 @@ class Result:
     """How the candidates' answers were read, and are to be compared."""
     path_ids: Sequence[int] = ()
     """Of each candidate, the number of its path in the trace."""
+    tree: Tree | None = None
+    """What a tree method grew, with the value of every node; None of other methods."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `--json`; the trace is left out."""
+        """Plain values for `--json`; the trace is left out, the tree of a tree method is under `tree`."""
         return {
             "text": self.text,
             "answer": self.answer,
@@ -69,6 +74,7 @@ class Result:
             "chosen": self.chosen,
             "usage": self.usage.to_json(),
             "candidates": [dict(c.to_json()) for c in self.candidates],
+            **({} if self.tree is None else {"tree": self.tree.to_json()}),
         }
 
 
@@ -172,6 +178,7 @@ class Method(ABC):
             trace=trace,
             answer_kind=self.answer_kind,
             path_ids=tuple(session.path_id(c.path) for c in outcome.candidates),
+            tree=outcome.tree,
         )
 
     def session(

@@ -13,14 +13,15 @@ path that was left behind had a larger one, but for those that the cap on the fr
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 from typing import ClassVar
 
 from itscale.methods.base import Outcome, StepMethod
-from itscale.methods.searching import Candidates, check_search_options
+from itscale.methods.searching import Candidates, check_search_options, rolled_out
 from itscale.methods.session import Session
+from itscale.methods.tree import distinct
 from itscale.scorers.base import Aggregation
 from itscale.types import Path, StopReason
 
@@ -80,37 +81,19 @@ async def search_frontier(
         [drawn] = await session.extend([popped], children, required=required)
         if drawn == [popped]:  # a limit binds
             break
-        family = _distinct(drawn)
+        family = distinct(drawn)
         session.pruned([path for path in drawn if path not in family])
+        session.begin(family)
         judged.add([list(zip(family, await session.score(family), strict=True))])
         ended += [path for path in family if not session.can_grow(path)]
         session.pruned(frontier.push(path for path in family if path.finished or session.can_grow(path)))
         popped, children = frontier.pop(), min(width, session.generations)
     stop = StopReason.STEPS if popped is not None and not popped.finished else None
     if popped is not None and not any(path.finished for path in ended):
-        ended.append(await _rolled_out(session, judged, popped))
+        ended.append(await rolled_out(session, judged, popped))
     chosen = min(ended, key=lambda path: (path is not popped, not path.finished, cost(path)))
     candidates = [judged.candidate(path) for path in ended]
     return Outcome(candidates, ended.index(chosen), stop_reason=session.exhausted or stop)
-
-
-def _distinct(siblings: Sequence[Path]) -> list[Path]:
-    """Siblings that differ in their step, the first of each kind: a copy would only be searched twice."""
-    first: dict[tuple[tuple[int, ...], str], Path] = {}
-    for path in siblings:
-        assert path.step is not None
-        first.setdefault((path.step.token_ids, path.step.text), path)
-    return list(first.values())
-
-
-async def _rolled_out(session: Session, judged: Candidates, path: Path) -> Path:
-    """A path grown to its end, one child a step."""
-    while session.can_grow(path) and not session.exhausted:
-        [family] = judged.add(await session.extend_scored([path], required=False))
-        if not family:
-            break  # its call failed: this far and no further
-        path = family[0]
-    return path
 
 
 @dataclass(frozen=True, kw_only=True)

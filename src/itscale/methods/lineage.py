@@ -7,12 +7,40 @@ on a path has the same stream whatever else is asked in between.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from itscale.events import Proposed, Trace
 from itscale.randomness import Randomness
-from itscale.types import Path
+from itscale.types import Path, Sampling
 
-__all__ = ["Lineage", "kind_of"]
+__all__ = ["Ending", "How", "Lineage"]
+
+
+Ending = Literal["step", "end"]
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """One way to extend paths."""
+
+    temperature: float | None = None
+    """None is the method's own."""
+    until: Ending = "step"
+    at_most: int | None = None
+    """Tokens of this extension; none is as many as the path may have."""
+    beyond: bool = False
+    """Whether these may go past what the path may have."""
+
+    @property
+    def kind(self) -> str:
+        """What tells calls of this kind on a path from others, in the names of streams."""
+        kind = "step" if self.temperature is None else f"step at {self.temperature}"
+        return kind if self.until == "step" else f"{kind}, whole"
+
+    def sampling(self, own: Sampling) -> Sampling:
+        """The method's own sampling, at this temperature."""
+        return own if self.temperature is None else replace(own, temperature=self.temperature)
 
 
 class Lineage:
@@ -52,8 +80,3 @@ class Lineage:
             self._streams[node] = stream.child(node.depth - path.depth)
             ids = self.path_id(parent), self.path_id(node)
             self._trace.emit(Proposed(ids[1], ids[0], node.step.text, node.step.n_tokens, node.step.end))
-
-
-def kind_of(temperature: float | None) -> str:
-    """What tells the steps of a path drawn at one temperature from those at another, or the method's."""
-    return "step" if temperature is None else f"step at {temperature}"

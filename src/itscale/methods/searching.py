@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 
 from itscale.errors import OptionError, did_you_mean
 from itscale.methods.base import Method, Outcome, best, candidate
-from itscale.methods.session import Judged
+from itscale.methods.session import Judged, Session
 from itscale.scorers.answers import tally
 from itscale.scorers.base import AGGREGATIONS, Aggregation
 from itscale.types import Candidate, Path, StopReason
 
-__all__ = ["Candidates", "check_search_options"]
+__all__ = ["Candidates", "check_search_options", "rolled_out"]
 
 
 class Candidates:
@@ -60,14 +60,26 @@ class Candidates:
         return Outcome(candidates, chosen, stop_reason=stop)
 
 
-def check_search_options(method: Method, *at_least_one: str) -> None:
+async def rolled_out(session: Session, judged: Candidates, path: Path) -> Path:
+    """A path grown to its end, one child a step: the answer of a search that has finished none."""
+    while session.can_grow(path) and not session.exhausted:
+        [family] = judged.add(await session.extend_scored([path], required=False))
+        if not family:
+            break  # its call failed: this far and no further
+        path = family[0]
+    return path
+
+
+def check_search_options(method: Method, *at_least_one: str, but: Sequence[str] = ()) -> None:
     """Hold `aggregate`, `choose` (where there is one) and the named counts against their ranges.
+
+    `but` are options of these names that mean something else.
 
     Raises:
         OptionError: one is unknown or below 1.
     """
     for option, known in (("aggregate", tuple(AGGREGATIONS)), ("choose", ("argmax", "vote"))):
-        if getattr(method, option, known[0]) not in known:
+        if option not in but and getattr(method, option, known[0]) not in known:
             raise OptionError(did_you_mean(option, str(getattr(method, option)), known))
     for option in at_least_one:
         if getattr(method, option) < 1:

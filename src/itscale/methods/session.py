@@ -18,15 +18,14 @@ and what is dropped instead is cancelled, and was paid for in vain.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from itscale.budget import Ledger, OutOfBudget
 from itscale.errors import AllFailedError, ModelError, OptionError, ScorerError
 from itscale.events import Compared, Event, Failed, Pruned, Resampled, Scored, Trace
 from itscale.methods.ahead import Ahead
 from itscale.methods.arrivals import Arrivals, together, within
-from itscale.methods.lineage import Lineage, kind_of
+from itscale.methods.lineage import Ending, How, Lineage
 from itscale.methods.steering import Steering
 from itscale.models.base import Model
 from itscale.randomness import Randomness, SomeChildren
@@ -128,7 +127,7 @@ class Session(Steering):
         finally:
             unwanted = await arrived.cancel()
         self.pruned([path for group in unwanted for path, _ in group if path is not self.root])
-        self._survivors(seen)
+        self.survivors(seen)
         return seen or ([self.root] if self.exhausted else [])
 
     @property
@@ -138,11 +137,12 @@ class Session(Steering):
 
     def can_grow(self, path: Path) -> bool:
         """Whether a path may get another step: it has not ended, and has tokens left."""
-        return not path.ended and self._room(path) > 0
+        return not path.ended and self._room(path, How()) > 0
 
-    def _room(self, path: Path, at_most: int | None = None) -> int:
-        """Tokens a path may grow by: up to the method's limit, or as many as a call says itself."""
-        return self._max_tokens - path.n_tokens if at_most is None else at_most
+    def _room(self, path: Path, how: How) -> int:
+        """How many tokens an extension may have."""
+        left = self._max_tokens - path.n_tokens
+        return left if how.at_most is None else how.at_most if how.beyond else min(left, how.at_most)
 
     async def extend(
         self,
@@ -151,8 +151,13 @@ class Session(Steering):
         *,
         greedy: bool = False,
         required: bool = True,
+        until: Ending = "step",
+        at_most: int | None = None,
     ) -> list[list[Path]]:
         """For each path its `n` children, one step longer; `n` is one number, or one for each path.
+
+        With `until="end"` they have the whole rest, of `at_most` tokens if that is given; what this
+        cuts off has ended by length, and goes on from its `cut`.
 
         A path that has ended, or may not move because a limit binds, comes back as its only child;
         one whose call failed has none. With `greedy` a step is the model's likeliest one, whatever
@@ -162,8 +167,8 @@ class Session(Steering):
         Raises:
             AllFailedError: every call failed.
         """
-        temperature = 0.0 if greedy else None
-        groups = await self._extend(paths, n, temperature, scored=False, ahead=False, required=required)
+        how = How(0.0 if greedy else None, until, at_most)
+        groups = await self._extend(paths, n, how, scored=False, ahead=False, required=required)
         return [[child for child, _ in group] for group in groups]
 
     async def extend_scored(
@@ -174,20 +179,22 @@ class Session(Steering):
         temperature: float | None = None,
         kept: bool = True,
         required: bool = True,
+        until: Ending = "step",
     ) -> list[list[Judged]]:
         """Like `extend`, each new child with what the scorer says, judged as soon as it is there.
 
         A path that comes back unchanged is not judged again: its scores are None. A `temperature`
         takes the place of the method's. Children that are not to be `kept` have no step begun ahead.
         """
-        return await self._extend(paths, n, temperature, scored=True, ahead=kept, required=required)
+        how = How(temperature, until)
+        return await self._extend(paths, n, how, scored=True, ahead=kept, required=required)
 
     def begin(self, paths: Sequence[Path], *, temperature: float | None = None) -> None:
         """Begin the next step of each path before it is asked for, if this run speculates."""
         for path in paths:
-            key = (path, kind_of(temperature))
+            key = (path, (how := How(temperature)).kind)
             if self._speculate and not self.exhausted and self.can_grow(path) and key not in self._ahead:
-                call = self._asked(path, 1, "step", self._lineage.coming(*key), temperature, whole=True)
+                call = self._asked(path, 1, how, self._lineage.coming(*key), whole=True)
                 self._ahead.begin(key, call)
 
     async def close(self) -> None:
@@ -210,25 +217,24 @@ class Session(Steering):
         self,
         paths: Sequence[Path],
         n: int | Sequence[int],
-        temperature: float | None,
+        how: How,
         *,
         scored: bool,
         ahead: bool,
         required: bool,
     ) -> list[list[Judged]]:
         counts = [n] * len(paths) if isinstance(n, int) else n
-        label = kind_of(temperature)
-        streams = [self._lineage.next(path, label) for path in paths]  # before any call may take its turn
+        streams = [self._lineage.next(path, how.kind) for path in paths]  # before any call may take its turn
 
         async def grown(path: Path, count: int, stream: Randomness) -> list[Judged]:
-            children = await self._propose(path, count, "step", stream, temperature)
+            children = await self._propose(path, count, how, stream)
             if ahead and children != [path]:
-                self.begin(children, temperature=temperature)
+                self.begin(children, temperature=how.temperature)
             return await self._judged(path, children) if scored else [(child, None) for child in children]
 
         groups = await together(map(grown, paths, counts, streams))
         if paths and required:
-            self._survivors([child for group in groups for child, _ in group])
+            self.survivors([child for group in groups for child, _ in group])
         return groups
 
     async def _judged(self, path: Path, children: Sequence[Path]) -> list[Judged]:
@@ -239,13 +245,13 @@ class Session(Steering):
 
     async def _drawn(self, i: int, *, scored: bool) -> list[Judged]:
         """Whole answer `i`, judged if that is wanted; no or the empty path where there is none."""
-        children = await self._propose(self.root, 1, "end", self.rng.child("sample", i), None)
+        children = await self._propose(self.root, 1, How(until="end"), self.rng.child("sample", i))
         return await self._judged(self.root, children) if scored else [(child, None) for child in children]
 
     async def _sample(self, n: int, *, scored: bool) -> list[Judged]:
         groups = await together(self._drawn(i, scored=scored) for i in range(n))
         pairs = [pair for group in groups for pair in group if pair[0] is not self.root]
-        self._survivors([path for path, _ in pairs])
+        self.survivors([path for path, _ in pairs])
         if not pairs and self.exhausted:
             return [(self.root, None)]  # the best so far: a limit bound before the first answer
         return pairs
@@ -274,7 +280,7 @@ class Session(Steering):
     def _emit(self, event: Event) -> None:
         self._trace.emit(event)
 
-    def _survivors(self, paths: list[Path]) -> list[Path]:
+    def survivors(self, paths: list[Path]) -> list[Path]:
         """`paths`, unless every single call failed."""
         if not paths and self._last_failure is not None:
             raise AllFailedError(
@@ -282,26 +288,16 @@ class Session(Steering):
             ) from self._last_failure
         return paths
 
-    async def _propose(
-        self,
-        path: Path,
-        n: int,
-        what: Literal["step", "end"],
-        rng: Randomness,
-        temperature: float | None,
-        at_most: int | None = None,
-    ) -> list[Path]:
-        if self.exhausted or path.ended or self._room(path, at_most) < 1:
+    async def _propose(self, path: Path, n: int, how: How, rng: Randomness) -> list[Path]:
+        if self.exhausted or path.ended or self._room(path, how) < 1:
             return [path]
         try:
             children: list[Path] = []
-            if what == "step" and (key := (path, kind_of(temperature))) in self._ahead:
+            if (key := (path, how.kind)) in self._ahead:
                 children = await self._ahead.claim(key)
             if len(children) < n:
                 rest = SomeChildren(rng, range(len(children), n)) if children else rng
-                children = children + await self._asked(
-                    path, n - len(children), what, rest, temperature, at_most
-                )
+                children = children + await self._asked(path, n - len(children), how, rest)
         except OutOfBudget as limit:
             self.exhausted = self.exhausted or limit.reason
             return [path]
@@ -315,19 +311,11 @@ class Session(Steering):
         return children
 
     async def _asked(
-        self,
-        path: Path,
-        n: int,
-        what: Literal["step", "end"],
-        rng: Randomness,
-        temperature: float | None,
-        at_most: int | None = None,
-        *,
-        whole: bool = False,
+        self, path: Path, n: int, how: How, rng: Randomness, *, whole: bool = False
     ) -> list[Path]:
         """Children from the model, fewer than `n` where a limit binds, or none where the `whole`
         reservation is wanted and not to be had."""
-        ledger, wanted = self.ledger, self._room(path, at_most)
+        ledger, wanted = self.ledger, self._room(path, how)
         ledger.check()
         if path.parent is None:
             n = ledger.start_generations(n)
@@ -336,10 +324,7 @@ class Session(Steering):
         try:
             if whole and granted < wanted * asked:
                 return []
-            sampling = (
-                self._sampling if temperature is None else replace(self._sampling, temperature=temperature)
-            )
-            until = Until(what, granted // n)
+            sampling, until = how.sampling(self._sampling), Until(how.until, granted // n)
             children = await within(self.ledger, self._model.extend(path, n, until, sampling, rng, ledger))
         finally:
             await ledger.return_tokens(granted)

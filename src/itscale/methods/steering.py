@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from itscale.budget import Ledger, OutOfBudget
 from itscale.errors import ModelError
 from itscale.events import Event, Failed
 from itscale.methods.arrivals import together, within
-from itscale.methods.lineage import Lineage, kind_of
+from itscale.methods.cutting import cut_path
+from itscale.methods.lineage import How, Lineage
 from itscale.models.base import Model
 from itscale.randomness import Randomness
 from itscale.types import Path, Sampling, StopReason
@@ -34,6 +35,13 @@ class Steering(ABC):
         self._lineage.proposed(path, child, self._lineage.next(path, "forced"))
         return child
 
+    def cut(self, path: Path, n_tokens: int) -> Path:
+        """The first tokens of a path, as a path that can go on (`methods/cutting.py`)."""
+        part = cut_path(self._model, path, n_tokens)
+        if part.parent is not None and part not in path.nodes():
+            self._lineage.proposed(part.parent, part, self._lineage.next(part.parent, "cut"))
+        return part
+
     async def continued(
         self, paths: Sequence[Path], *, at_most: int, whole: bool = False, greedy: bool = False
     ) -> list[Path | None]:
@@ -42,13 +50,10 @@ class Steering(ABC):
         Unlike `extend` it may go on past the method's `max_tokens`, and nothing is `required`: None
         where the call failed, the path itself where it may not move.
         """
-        temperature = 0.0 if greedy else None
-        what: Literal["step", "end"] = "end" if whole else "step"
-        label = f"{kind_of(temperature)}, whole" if whole else kind_of(temperature)
-        streams = [self._lineage.next(path, label) for path in paths]
+        how = How(0.0 if greedy else None, "end" if whole else "step", at_most, beyond=True)
+        streams = [self._lineage.next(path, how.kind) for path in paths]
         grown = await together(
-            self._propose(path, 1, what, stream, temperature, at_most)
-            for path, stream in zip(paths, streams, strict=True)
+            self._propose(path, 1, how, stream) for path, stream in zip(paths, streams, strict=True)
         )
         return [children[0] if children else None for children in grown]
 
@@ -83,13 +88,5 @@ class Steering(ABC):
         """Put an event into the trace."""
 
     @abstractmethod
-    async def _propose(
-        self,
-        path: Path,
-        n: int,
-        what: Literal["step", "end"],
-        rng: Randomness,
-        temperature: float | None,
-        at_most: int | None = None,
-    ) -> list[Path]:
+    async def _propose(self, path: Path, n: int, how: How, rng: Randomness) -> list[Path]:
         """Children of a path; itself alone where it may not move, none where the call failed."""

@@ -86,8 +86,10 @@ class Model(ABC):
             "use an in-process model (hf:PATH), or a server that does (itscale doctor says so)"
         )
 
-    def forced(self, path: Path, text: str) -> Path:
+    def forced(self, path: Path, text: str | Sequence[int]) -> Path:
         """`path` with one more step that says `text`, not drawn; free until something continues it.
+
+        Token ids instead of a text are that very step, where the backend has ids.
 
         Raises:
             OptionError: this model does not offer `Capability.FORCING`.
@@ -152,7 +154,7 @@ class WrappedModel(Model):
     ) -> tuple[float, ...]:
         return await self._model.logprobs_of(path, token_ids, sampling, ledger)
 
-    def forced(self, path: Path, text: str) -> Path:
+    def forced(self, path: Path, text: str | Sequence[int]) -> Path:
         return self._model.forced(path, text)
 
     async def hidden_states(self, path: Path, ledger: Ledger) -> tuple[float, ...]:

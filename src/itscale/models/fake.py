@@ -168,8 +168,10 @@ class FakeModel(Model):
             raise ModelError(f"call {call} failed as told; drop fail= to let it pass")
         return tuple(self.probabilities(path.token_ids).tolist())
 
-    def forced(self, path: Path, text: str) -> Path:
+    def forced(self, path: Path, text: str | Sequence[int]) -> Path:
         """The text in the fewest of the longest tokens; ModelError if the vocabulary cannot say it."""
+        if not isinstance(text, str):
+            return path.child(Step(tuple(text), self.text_of(text), End.BOUNDARY, forced=True))
         ids, left = [], text
         while left:
             fitting = [token for token in self.vocabulary if token and left.startswith(token)]
@@ -206,7 +208,8 @@ class _Draft:
         token = self._rng.choose(law)
         self._prefix.append(token)
         self._step.append(token)
-        self._logprobs.append(math.log(law[token]))
+        told = law if self._sampling.temperature else untempered
+        self._logprobs.append(math.log(told[token]))
         self._entropies.append(-math.fsum(p * math.log(p) for p in untempered.tolist() if p))
         self._left -= 1
         end = self._model.end_of(token)

@@ -193,7 +193,6 @@ class LocalModel(Model):
 
         self._tokenizer = tokenizer
         self._text_of = text_of
-        self._text_of = text_of
         self.engine = Generator(
             CachedForward(model, limit_bytes=memory),
             prompt_tokens=self.prompts.of_path,
@@ -278,10 +277,13 @@ class LocalModel(Model):
         if question.error is not None:
             raise question.error
 
-    def forced(self, path: Path, text: str) -> Path:
+    def forced(self, path: Path, text: str | Sequence[int]) -> Path:
         """Its text is what the tokens say: a tokenizer that puts the spaces itself drops ours."""
-        ids = tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
-        said = self._text_of(path.token_ids, ids) or text
+        if isinstance(text, str):
+            ids = tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
+            said = self._text_of(path.token_ids, ids) or text
+        else:
+            ids, said = tuple(text), self._text_of(path.token_ids, text)
         return path.child(Step(ids, said, End.BOUNDARY, forced=True))
 
     async def close(self) -> None:

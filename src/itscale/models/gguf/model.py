@@ -143,8 +143,11 @@ class GGUFModel(Model):
             raise question.error
         return question.logprobs
 
-    def forced(self, path: Path, text: str) -> Path:
-        ids = tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
+    def forced(self, path: Path, text: str | Sequence[int]) -> Path:
+        if isinstance(text, str):
+            ids = tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
+        else:
+            ids, text = tuple(text), self._tokenizer.text_of(path.token_ids, text)
         return path.child(Step(ids, text, End.BOUNDARY, forced=True))
 
     async def close(self) -> None:
