@@ -25,7 +25,7 @@ from itscale.gateway.config import Config, read_config
 from itscale.gateway.runtime import Runtime
 from itscale.gateway.watching import LOG, json_logging
 
-__all__ = ["ServedGateway", "from_environment", "serve"]
+__all__ = ["ServedGateway", "from_environment", "serve", "settings"]
 
 _CONFIG, _FILE = "ITSCALE_GATEWAY_CONFIG", "ITSCALE_GATEWAY_FILE"
 LOOK_S = 1.0
@@ -115,21 +115,24 @@ def serve(config: Config, file: Path | None, started: Callable[[str], None]) -> 
     """
     os.environ[_CONFIG] = config.model_dump_json()
     os.environ[_FILE] = str(file.resolve()) if file is not None else ""
-    settings = _settings(config)
+    ours = settings(config)
     with tempfile.TemporaryDirectory(prefix="itscale-metrics-") as folder, _bound(config) as listening:
         host, port = listening.getsockname()[:2]
         started(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         if config.server.workers > 1:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-            Multiprocess(settings, sockets=[listening]).run()
+            Multiprocess(ours, sockets=[listening]).run()
         else:
-            uvicorn.Server(settings).run(sockets=[listening])
+            uvicorn.Server(ours).run(sockets=[listening])
 
 
-def _settings(config: Config) -> uvicorn.Config:
+def settings(
+    config: Config, app: str | Callable[[], Gateway] = "itscale.gateway.server:from_environment"
+) -> uvicorn.Config:
+    """uvicorn's settings for a configuration; `app` makes the application."""
     server = config.server
     return uvicorn.Config(
-        "itscale.gateway.server:from_environment",
+        app,
         factory=True,
         host=server.host,
         port=server.port,
