@@ -31,7 +31,7 @@ STUB, STUB_200, OURS, HUB, OPTILLM, OURS_200 = range(18_100, 18_106)
 
 
 @contextmanager
-def running(command: list[str], url: str, **environment: str) -> Iterator[None]:
+def running(command: list[str], url: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """A server process, from when it answers at `url` until it is ended."""
     env = {**os.environ, **environment}
     with tempfile.TemporaryDirectory() as empty:
@@ -48,7 +48,7 @@ def running(command: list[str], url: str, **environment: str) -> Iterator[None]:
                     if process.poll() is not None or time.monotonic() > deadline:
                         raise SystemExit(f"{command[0]} did not start") from None
                     time.sleep(0.2)
-            yield
+            yield process
         finally:
             process.terminate()
             process.wait(30)
@@ -59,14 +59,32 @@ def chat(port: int) -> str:
     return f"http://127.0.0.1:{port}/v1/chat/completions"
 
 
+def cpu_s(process: subprocess.Popen[bytes] | None) -> float:
+    """CPU seconds a process has used so far, all its threads."""
+    if process is None:
+        return 0.0
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+PROCESSES: dict[str, subprocess.Popen[bytes]] = {}
+"""Who to ask how much CPU time it took: a figure that other work on the machine moves little."""
+
+
 def measure(
     targets: dict[str, Callable[[float], Any]], seconds: float, rounds: int
 ) -> dict[str, dict[str, float]]:
     """Each target in turn, several times; medians over the rounds."""
     runs: dict[str, list[Load]] = {name: [] for name in targets}
+    used = dict.fromkeys(targets, 0.0)
+    for target in targets.values():
+        asyncio.run(target(0.0))  # connections, probes, caches
     for _ in range(rounds):
         for name, target in targets.items():
+            process = PROCESSES.get(name.partition(" (")[0])
+            before = cpu_s(process)
             runs[name].append(asyncio.run(target(seconds)))
+            used[name] += cpu_s(process) - before
     told = {}
     for name, loads in runs.items():
         statuses: dict[str, int] = {}
@@ -77,6 +95,7 @@ def measure(
             "p50": statistics.median(load.p50_ms for load in loads),
             "p95": statistics.median(load.quantile_ms(0.95) for load in loads),
             "rate": statistics.median(load.rate for load in loads),
+            "cpu": 1000 * used[name] / max(1, sum(len(load.took) for load in loads)),
             "wrong": sum(count for status, count in statuses.items() if status != "200"),
         }
     return told
@@ -93,16 +112,16 @@ def main() -> None:
     python = sys.executable
     with ExitStack() as stack:
 
-        def start(command: list[str], url: str, **environment: str) -> None:
-            stack.enter_context(running(command, url, **environment))
+        def start(command: list[str], url: str, name: str = "", **environment: str) -> None:
+            PROCESSES[name] = stack.enter_context(running(command, url, **environment))
 
         start([python, str(HERE / "stub.py"), str(STUB), "50"], f"http://127.0.0.1:{STUB}/stats")
         start([python, str(HERE / "stub.py"), str(STUB_200), "200"], f"http://127.0.0.1:{STUB_200}/stats")
         for port, upstream in ((OURS, STUB), (OURS_200, STUB_200)):
             command = [python, str(HERE / "served.py"), str(port), str(upstream)]
-            start(command, f"http://127.0.0.1:{port}/health")
+            start(command, f"http://127.0.0.1:{port}/health", f"itscale {port}")
         if options.its_hub:
-            start([options.its_hub, "--port", str(HUB)], f"http://127.0.0.1:{HUB}/v1/models")
+            start([options.its_hub, "--port", str(HUB)], f"http://127.0.0.1:{HUB}/v1/models", "its_hub")
             configure_hub()
         if options.optillm:
             base = f"http://127.0.0.1:{STUB}/v1"
@@ -110,8 +129,10 @@ def main() -> None:
             start(
                 [*command, "--log", "warning"],
                 f"http://127.0.0.1:{OPTILLM}/health",
+                "OptiLLM",
                 OPENAI_API_KEY="dummy",
             )
+        PROCESSES["itscale"] = PROCESSES[f"itscale {OURS}"]
         passing(options)
         fanning(options)
 
@@ -133,7 +154,7 @@ def configure_hub() -> None:
 def passing(options: argparse.Namespace) -> None:
     """One request, one upstream call."""
     plain = {"model": "stub", "messages": MESSAGES}
-    for clients in (1, 16, 64, 128):
+    for clients in (1, 16, 64):
 
         def at(url: str, body: dict[str, Any], clients: int = clients) -> Callable[[float], Any]:
             return lambda seconds: run_load(url, body, clients, seconds)
@@ -149,6 +170,7 @@ def passing(options: argparse.Namespace) -> None:
 def fanning(options: argparse.Namespace) -> None:
     """Eight samples a request."""
     for latency, stub, ours in ((50, STUB, OURS), (200, STUB_200, OURS_200)):
+        PROCESSES["itscale"] = PROCESSES[f"itscale {ours}"]
         for clients in (1, 4, 32):
             sampled = {"model": "stub", "messages": MESSAGES, "temperature": 1.0}
 
@@ -179,13 +201,14 @@ def fanning(options: argparse.Namespace) -> None:
 def show(title: str, told: dict[str, dict[str, float]]) -> None:
     """One table, in Markdown."""
     first = next(iter(told.values()))
-    print(f"\n{title}\n\n| | p50 ms | p50 over direct ms | p95 ms | requests/s | not 200 |")
-    print("|---|---:|---:|---:|---:|---:|")
+    print(f"\n{title}\n")
+    print("| | p50 ms | p50 over direct ms | p95 ms | requests/s | its CPU ms a request | not 200 |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
     for name, row in told.items():
         over = row["p50"] - first["p50"]
         print(
             f"| {name} | {row['p50']:.1f} | {over:+.1f} | {row['p95']:.1f} | {row['rate']:,.0f} "
-            f"| {row['wrong']:.0f} |",
+            f"| {row['cpu']:.2f} | {row['wrong']:.0f} |",
             flush=True,
         )
 

@@ -29,6 +29,7 @@ class Asking:
         self.body = b""
         self.said: dict[str, Any] = {}
         """The body as JSON."""
+        self._plan: Plan | None = None
 
     @property
     def key(self) -> KeyEntry | None:
@@ -70,11 +71,13 @@ class Asking:
         self.said = read_json(self.body)
 
     def plan(self) -> Plan:
-        """What it names.
+        """What it names, found once.
 
         Raises:
             Fault: an unknown model, an impossible option, a name the key may not ask for.
         """
+        if self._plan is not None:
+            return self._plan
         name = self.said.get("model")
         if not isinstance(name, str) or not name:
             raise Fault(
@@ -86,7 +89,7 @@ class Asking:
         given = self.said.get("itscale")
         body = read_request(_Wrapped, {"itscale": given}).itscale if given is not None else None
         check_name(name, self.key)
-        plan = plan_for(self.runtime.config, name, options_in(self.request.headers, body))
+        plan = self._plan = plan_for(self.runtime.config, name, options_in(self.request.headers, body))
         self.record.model, self.record.method = plan.model, plan.label
         return plan
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from pydantic import ValidationError
 
@@ -171,6 +172,7 @@ def _preset(config: Config, name: str) -> Preset:
     raise Fault(404, f"{hint}; GET /v1/models lists what is served", param="model", code="model_not_found")
 
 
+@lru_cache(maxsize=1024)
 def _method(spec: str) -> tuple[Method | None, int | None]:
     """The method of a spec, and its option n, which is the budget's."""
     if not spec:
