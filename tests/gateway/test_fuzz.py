@@ -19,7 +19,10 @@ JSON = st.recursive(
     max_leaves=10,
 )
 NAMES = st.sampled_from(
-    ["model", "messages", "n", "seed", "stream", "temperature", "top_p", "max_tokens", "stop", "tools", "itscale", "stream_options", "response_format", "prompt", "input", "instructions", "text", "logprobs"]
+    [
+        *("model", "messages", "n", "seed", "stream", "temperature", "top_p", "max_tokens", "stop", "tools"),
+        *("itscale", "stream_options", "response_format", "prompt", "input", "instructions", "text"),
+    ]
 )
 PATHS = st.sampled_from(["/v1/chat/completions", "/v1/completions", "/v1/responses"])
 
