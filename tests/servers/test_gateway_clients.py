@@ -1,0 +1,188 @@
+"""The gateway judged by clients nobody here wrote, each in an environment of its own, over a real socket.
+
+`scripts/test-servers` installs them into ITSCALE_SERVERS; what is not there is not asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+HOME = Path(os.environ.get("ITSCALE_SERVERS", ".servers")).absolute()
+QUESTION = "Make 45 from 3, 7, 12, 23."
+MODEL = "majority:n=4/embedded"
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """`itscale serve` on the embedded model, ready."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-c", "from itscale.cli import main; main()", "serve", "--port", str(port)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    base = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            assert process.poll() is None, "the gateway ended at its start"
+            assert time.monotonic() < deadline, "the gateway did not become ready"
+            try:
+                if httpx.get(f"{base}/ready", timeout=5).status_code == 200:
+                    break
+            except httpx.TransportError:
+                pass
+            time.sleep(0.2)
+        yield f"{base}/v1"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def python_of(venv: str) -> Path:
+    python = HOME / venv / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"{venv} is not installed in {HOME}")
+    return python
+
+
+def told_by(venv: str, script: str, url: str, folder: Path) -> str:
+    """What a script prints, run in another environment."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
+        "GATEWAY": url,
+        "MODEL": MODEL,
+        "QUESTION": QUESTION,
+        "OPENAI_API_KEY": "none",
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+    }
+    made = subprocess.run(
+        [str(python_of(venv)), "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        cwd=folder,
+        env=environment,
+    )
+    assert made.returncode == 0, made.stderr[-3000:]
+    return made.stdout
+
+
+def test_curl(url: str):
+    """Whole and streamed, as anybody would type it."""
+    curl = shutil.which("curl")
+    if curl is None:
+        pytest.skip("curl is not installed")
+    asked = {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}]}
+    for stream in (False, True):
+        made = subprocess.run(
+            [curl, "-sN", f"{url}/chat/completions", "-d", json.dumps({**asked, "stream": stream})],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert "Answer: " in made.stdout
+        assert made.stdout.endswith("data: [DONE]\n\n") is stream
+
+
+def test_the_openai_sdk_in_its_blocking_form(url: str):
+    """Over a socket, whole and streamed."""
+    client = openai.OpenAI(base_url=url, api_key="none")
+    whole = client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": QUESTION}], seed=1
+    )
+    stream = client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": QUESTION}], seed=1, stream=True
+    )
+    text = "".join(c.choices[0].delta.content or "" for c in stream if c.choices)
+    assert whole.choices[0].message.content == text
+
+
+def test_langchain(url: str, tmp_path: Path):
+    """ChatOpenAI: invoke, stream, usage metadata."""
+    script = """
+import os
+from langchain_openai import ChatOpenAI
+model = ChatOpenAI(
+    base_url=os.environ["GATEWAY"], api_key="none", model=os.environ["MODEL"], stream_usage=True)
+whole = model.invoke(os.environ["QUESTION"])
+pieces = list(model.stream(os.environ["QUESTION"]))
+total = pieces[0]
+for piece in pieces[1:]:
+    total += piece
+assert whole.usage_metadata["output_tokens"] > 0, whole
+assert total.usage_metadata["output_tokens"] > 0, total
+print(whole.content, total.content)
+"""
+    assert told_by("clients", script, url, tmp_path).count("Answer: ") == 2
+
+
+def test_litellm(url: str, tmp_path: Path):
+    """completion: whole, streamed, and its own error for a refusal."""
+    script = """
+import os, litellm
+asked = dict(model="openai/" + os.environ["MODEL"], api_base=os.environ["GATEWAY"], api_key="none",
+             messages=[{"role": "user", "content": os.environ["QUESTION"]}])
+whole = litellm.completion(**asked)
+assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
+text = "".join(c.choices[0].delta.content or "" for c in litellm.completion(**asked, stream=True))
+try:
+    litellm.completion(**{**asked, "model": "openai/nobody"})
+except litellm.NotFoundError:
+    print(whole.choices[0].message.content, text)
+"""
+    assert told_by("clients", script, url, tmp_path).count("Answer: ") == 2
+
+
+def test_inspect_ai(url: str, tmp_path: Path):
+    """An evaluation through its OpenAI-compatible provider; usage ends up in its log."""
+    script = """
+import os
+os.environ["GATEWAYS_API_KEY"], os.environ["GATEWAYS_BASE_URL"] = "none", os.environ["GATEWAY"]
+from inspect_ai import Task, eval
+from inspect_ai.dataset import Sample
+from inspect_ai.scorer import includes
+task = Task(dataset=[Sample(input=os.environ["QUESTION"], target="45")], scorer=includes())
+[log] = eval(task, model="openai-api/gateways/" + os.environ["MODEL"], display="none", log_dir="logs")
+assert log.status == "success", log.error
+usage = next(iter(log.stats.model_usage.values()))
+assert usage.output_tokens > 0
+print("usage", usage.input_tokens, usage.output_tokens, log.samples[0].output.completion)
+"""
+    assert "Answer: " in told_by("inspect", script, url, tmp_path)
+
+
+def test_lm_evaluation_harness(url: str, tmp_path: Path):
+    """A task of its own kind over `local-chat-completions`, which sends temperature 0, a seed and no stop."""
+    (tmp_path / "data.jsonl").write_text(json.dumps({"question": QUESTION, "answer": "45"}) + "\n")
+    (tmp_path / "made.yaml").write_text(
+        "task: made\ndataset_path: json\ndataset_kwargs: {data_files: {test: data.jsonl}}\n"
+        "output_type: generate_until\ntest_split: test\n"
+        "doc_to_text: '{{question}}'\ndoc_to_target: '{{answer}}'\n"
+        "generation_kwargs: {max_gen_toks: 64, until: []}\nmetric_list: [{metric: exact_match}]\n"
+    )
+    script = """
+import os, lm_eval
+from lm_eval.tasks import TaskManager
+said = lm_eval.simple_evaluate(
+    model="local-chat-completions",
+    model_args=dict(model=os.environ["MODEL"], base_url=os.environ["GATEWAY"] + "/chat/completions",
+                    tokenized_requests=False, max_retries=1),
+    tasks=["made"], task_manager=TaskManager(include_path=".", include_defaults=False),
+    apply_chat_template=True, log_samples=True)
+print(said["samples"]["made"][0]["resps"])
+"""
+    assert "Answer: " in told_by("lmeval", script, url, tmp_path)
