@@ -5,7 +5,8 @@ another order; loss on what stands behind each `name =`. Nothing else can be don
 than find the name in the prompt, so the circuit for it forms within 200 steps, where 9,000 steps of the
 reasoner's own training had not made it: there the same token also takes planning and arithmetic.
 
-The process reward model starts from this trunk. It is no reasoner any more, and is not shipped.
+Writes a checkpoint and `training.jsonl`. The process reward model starts from this trunk. It is no
+reasoner any more, and is not shipped.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ def main() -> None:
         model, total_steps=options.steps, muon_lr=options.muon_lr, adamw_lr=options.adamw_lr
     )
     started, loss_sum, right, counted = time.monotonic(), 0.0, 0, 0
+    curve = []
     for step in range(1, options.steps + 1):
         inputs, labels = (t.to(options.device) for t in batch(tokenizer, rng, options.tokens_per_step))
         with torch.autocast(options.device, torch.bfloat16):
@@ -109,9 +111,11 @@ def main() -> None:
                 "seconds": round(time.monotonic() - started, 1),
             }
             print(json.dumps(row), flush=True)
+            curve.append(json.dumps(row) + "\n")
             loss_sum, right, counted = 0.0, 0, 0
     model.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
+    (options.out / "training.jsonl").write_text("".join(curve))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ P(ends right | prefix). A second head, thrown away at the end, learns where a ro
 lines (`recipes/legal.py`), which is known without noise. One outcome for three lines tells little
 about which line went wrong; the second head makes the trunk look.
 
-Writes an ordinary Hugging Face checkpoint (bfloat16) and `training.jsonl`.
+Writes an ordinary Hugging Face checkpoint (bfloat16) and `training.jsonl`, which goes on from the
+trunk's.
 """
 
 from __future__ import annotations
@@ -90,9 +91,9 @@ def main() -> None:
     parser.add_argument("--trunk", type=Path, required=True, help="a causal checkpoint to start from")
     parser.add_argument("--rollouts", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--tokens-per-step", type=int, default=6144)
-    parser.add_argument("--muon-lr", type=float, default=0.003)
+    parser.add_argument("--muon-lr", type=float, default=0.005)
     parser.add_argument("--adamw-lr", type=float, default=0.001)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -117,7 +118,9 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     started, tokens, loss_sum, legal_sum, counted = time.monotonic(), 0, 0.0, 0.0, 0
     stream = epochs(rows, options.tokens_per_step, tokenizer.pad_token_id, options.seed)
+    before = options.trunk / "training.jsonl"
     with (options.out / "training.jsonl").open("w") as curve:
+        curve.write(before.read_text() if before.is_file() else "")
         for step in range(1, options.steps + 1):
             inputs, right, legal = (t.to(options.device) for t in next(stream))
             with torch.autocast(options.device, torch.bfloat16):
