@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from itscale.budget import Usage
-from itscale.events import Failed, Pruned, Resampled, Trace
+from itscale.events import Compared, Failed, Pruned, Resampled, Trace
 from itscale.methods.base import Result
 from itscale.scorers.answers import Cluster, tally
 from itscale.types import Candidate, StopReason
@@ -171,9 +171,22 @@ def _events(trace: Trace) -> Iterator[str]:
     if rounds:
         dropped = sum(len(event.paths) for event in rounds)
         yield f"pruned {_count(dropped, 'path')} in {_count(len(rounds), 'round')}"
+    yield from _comparisons([event for event in trace.events if isinstance(event, Compared)])
     failures = [event.error for event in trace.events if isinstance(event, Failed)]
     if failures:
         yield f"{_count(len(failures), 'call')} failed, the last with: {failures[-1]}"
+
+
+def _comparisons(events: Sequence[Compared]) -> Iterator[str]:
+    """How often a judge compared, and how many of its verdicts on pairs did not survive the swap."""
+    if not events:
+        return
+    pairwise = {event.paths: event.ranks for event in events if len(event.paths) == 2}
+    better = {(a, b): (ranks[0] < ranks[1], ranks[0] > ranks[1]) for (a, b), ranks in pairwise.items()}
+    pairs = [pair for pair in better if pair[0] < pair[1] and pair[::-1] in better]
+    upset = sum(better[pair] != better[pair[::-1]][::-1] for pair in pairs)
+    swap = f"; the swap upset the verdict on {upset} of {_count(len(pairs), 'pair')}" if pairs else ""
+    yield f"{_count(len(events), 'comparison')}{swap}"
 
 
 def _choice(result: Result, votes: Sequence[Cluster]) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
 import math
 from collections import Counter
 
 import pytest
+from rich.console import Console
 
 from itscale.budget import Budget
 from itscale.errors import OptionError, ScorerError
 from itscale.events import Compared, Failed
+from itscale.explain import explanation
 from itscale.methods import BestOfN, Knockout, Listwise, RoundRobin
 from itscale.methods.listwise import borda, rotated
 from itscale.methods.round_robin import rounds
@@ -303,3 +306,17 @@ def test_borda_points_add_up_whatever_the_ties():
     assert borda([[7, 8], [8, 7]], [(0, 1), None]) == {7: 1.0, 8: 0.0}
     assert rotated("abc", None) == [list("abc"), list("bca"), list("cab")]
     assert rotated("a", None) == []
+
+
+@pytest.mark.parametrize(
+    ("judge", "said"),
+    [
+        (true_judge, "4 comparisons; the swap upset the verdict on 0 of 2 pairs"),
+        (first_judge, "4 comparisons; the swap upset the verdict on 2 of 2 pairs"),
+    ],
+)
+def test_an_explanation_says_how_the_judge_held_up(judge, said):
+    """How often it compared, and how often it changed its mind with the order."""
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(explanation(run(Knockout(), judge, ["Answer: 1", "Answer: 2", "Answer: 3"])))
+    assert said in console.export_text()

@@ -40,7 +40,7 @@ ScorerOption = Annotated[
     str | None,
     typer.Option(
         "--scorer",
-        help="embedded, hf:PATH or none; see: itscale list scorers",
+        help="embedded, hf:PATH, judge:MODEL, pooling:MODEL@URL ...; see: itscale list scorers",
         metavar="SPEC",
         show_default="embedded with the embedded model, else none",
     ),
