@@ -6,7 +6,9 @@ gets a free port of 127.0.0.1 and a session of its own, and is stopped by proces
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -58,6 +60,20 @@ def gguf(kind: str) -> Path:
     return file
 
 
+def sampling_checkpoint() -> Path:
+    """A copy of the reasoner that transformers serve samples from: it does so only where the checkpoint's
+    generation_config.json says do_sample, whatever temperature a request names."""
+    folder = HOME / "reasoner-sampling"
+    if not folder.exists():
+        part = HOME / "reasoner-sampling.part"
+        shutil.copytree(REASONER, part, dirs_exist_ok=True)
+        config = json.loads((part / "generation_config.json").read_text())
+        config |= {"do_sample": True, "top_k": 0}
+        (part / "generation_config.json").write_text(json.dumps(config))
+        part.rename(folder)
+    return folder
+
+
 def vllm(port: int) -> list[str]:
     return [
         *(str(HOME / "vllm/bin/vllm"), "serve", str(REASONER), "--served-model-name", "embedded"),
@@ -87,7 +103,13 @@ def llama_cpp_python(port: int) -> list[str]:
 
 def transformers(port: int) -> list[str]:
     return [
-        *(str(HOME / "vllm/bin/transformers"), "serve", str(REASONER), "--host", "127.0.0.1"),
+        *(
+            str(HOME / "vllm/bin/transformers"),
+            "serve",
+            str(HOME / "reasoner-sampling"),
+            "--host",
+            "127.0.0.1",
+        ),
         *("--port", str(port), "--device", "cpu", "--dtype", "float32"),
     ]
 
@@ -111,7 +133,7 @@ BACKENDS = (
         frozenset({SEEDS}),
         "chat",
         {**OFFLINE, "HF_HUB_CACHE": str(HOME / "no-downloads")},
-        model=str(REASONER),
+        model=str(HOME / "reasoner-sampling"),
     ),
 )
 
@@ -125,6 +147,7 @@ def running(backend: Backend) -> Iterator[str]:
     """
     for kind in ("f32", "q8_0"):
         gguf(kind)
+    sampling_checkpoint()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

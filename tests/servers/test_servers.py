@@ -177,6 +177,8 @@ def test_log_probabilities_are_the_model_s(backend: Backend, model: OpenAIModel,
 
 def test_a_full_context_is_a_truncated_path_or_a_sentence(backend: Backend, model: OpenAIModel):
     """Never a crash, never an endless retry."""
+    if backend.name == "transformers":
+        pytest.skip("transformers serve goes on beyond the context the model was trained with")
     raw = Prompt(raw="Make 45 from 3, 7, 12, 23. " * 40)
     if STEPS not in backend.offers:
         raw = Prompt.user(raw.raw or "")

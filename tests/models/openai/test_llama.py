@@ -169,7 +169,8 @@ def test_an_invalid_field_answered_with_500_is_a_refusal():
         assert model.facts.no_top_k == 0
         [path], _ = await extended(model, Path.root(PROMPT), 1, "end")
         assert path.finished
-        assert [body["top_k"] for body in server.asked("/v1/chat/completions")] == [0]
+        [body] = server.asked("/v1/chat/completions")
+        assert (body["top_k"], body["min_p"], body["repeat_penalty"]) == (0, 0.0, 1.0)
 
     asyncio.run(run())
 

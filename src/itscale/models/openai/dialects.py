@@ -141,6 +141,8 @@ class Dialect(ABC):
         }
         if self.facts.neutral:
             body |= {"top_k": sampling.top_k or self.facts.no_top_k, "min_p": 0.0, "repetition_penalty": 1.0}
+            if self.facts.no_top_k == 0:
+                body["repeat_penalty"] = 1.0  # llama-cpp-python's word for it, and there 1.1 by default
         if self.facts.streams:
             body |= stream_fields(self.facts.streams)
         if until.what == "step":

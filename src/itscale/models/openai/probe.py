@@ -265,6 +265,7 @@ class _Chat:
         body = {"model": self._model, self.limit_field: _TOKENS, **prefilled(messages, text, style), **extra}
         if "neutral" in self.features:
             body |= _NEUTRAL | {"top_k": self.no_top_k}
+            body |= {} if self.no_top_k else {"repeat_penalty": 1.0}
         if "logprobs" in self.features:
             body["logprobs"] = True
         if "seed" in self.features:
