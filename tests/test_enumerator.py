@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,10 +20,13 @@ from itscale.testing import (
     EnumerationError,
     LawBroken,
     all_paths,
+    check_forced,
+    check_given,
     check_length_is_not_eos,
     check_one_seed,
     check_samples_differ,
     check_stepwise_equals_single_pass,
+    check_token_statistics,
     check_usage,
     enumerate_expectation,
     enumerate_law,
@@ -309,6 +313,54 @@ class IgnoresTheLimit(FakeModel):
         return await super().extend(path, n, Until(until.what, 99), sampling, rng, ledger)
 
 
+class TellsNothingOfTokens(FakeModel):
+    """Promises statistics and gives none."""
+
+    async def extend(self, path, n, until, sampling, rng, ledger):
+        children = await super().extend(path, n, until, sampling, rng, ledger)
+        return [c.parent.child(replace(c.step, token_entropies=None)) for c in children]
+
+
+class TellsTheStepThrice(FakeModel):
+    """The log-probability of a step is not that of its tokens."""
+
+    async def extend(self, path, n, until, sampling, rng, ledger):
+        children = await super().extend(path, n, until, sampling, rng, ledger)
+        return [c.parent.child(replace(c.step, logprob=3 * c.step.logprob - 1)) for c in children]
+
+
+class ForgetsThePath(FakeModel):
+    """Reads given tokens as if they stood behind the prompt."""
+
+    async def logprobs_of(self, path, token_ids, sampling, ledger):
+        behind = 1.0 if path.token_ids else 0.0
+        return tuple(p - behind for p in await super().logprobs_of(path, token_ids, sampling, ledger))
+
+
+class AnotherTemperature(FakeModel):
+    """Tells of given tokens what they would have under another law."""
+
+    async def logprobs_of(self, path, token_ids, sampling, ledger):
+        return await super().logprobs_of(path, token_ids, Sampling(temperature=0.2), ledger)
+
+
+class ForcesWithoutSaying(FakeModel):
+    """A forced step that looks drawn."""
+
+    def forced(self, path, text):
+        return path.child(replace(super().forced(path, text).step, forced=False))
+
+
+class LosesWhatIsForced(FakeModel):
+    """Goes on as if nothing had been forced."""
+
+    async def extend(self, path, n, until, sampling, rng, ledger):
+        if path.step is None or not path.step.forced:
+            return await super().extend(path, n, until, sampling, rng, ledger)
+        children = await super().extend(path.parent, n, until, sampling, rng, ledger)
+        return [path.child(child.steps[0]) for child in children]
+
+
 @pytest.mark.parametrize(
     ("law", "broken", "says"),
     [
@@ -319,6 +371,12 @@ class IgnoresTheLimit(FakeModel):
         (check_usage, ChargesOneChild, "were charged"),
         (check_length_is_not_eos, CallsLengthEos, "cut the answer and called it"),
         (check_length_is_not_eos, IgnoresTheLimit, "instead of the beginning"),
+        (check_token_statistics, TellsNothingOfTokens, "0 entropies"),
+        (check_token_statistics, TellsTheStepThrice, "its tokens have"),
+        (check_given, ForgetsThePath, "at once"),
+        (check_given, AnotherTemperature, "when given"),
+        (check_forced, ForcesWithoutSaying, "forcing"),
+        (check_forced, LosesWhatIsForced, "goes on from its own first step"),
     ],
     ids=lambda x: getattr(x, "__name__", None),
 )

@@ -42,6 +42,8 @@ class Backend:
     model: str = "embedded"
     n_in_one: bool = False
     """Whether n answers come in one request."""
+    seeds_race: bool = False
+    """Seeds hold for one request at a time only, so that the laws, which ask for several, may break."""
 
     @property
     def installed(self) -> bool:
@@ -134,6 +136,7 @@ BACKENDS = (
         "chat",
         {**OFFLINE, "HF_HUB_CACHE": str(HOME / "no-downloads")},
         model=str(HOME / "reasoner-sampling"),
+        seeds_race=True,  # it sets torch's one generator at the start of each request
     ),
 )
 

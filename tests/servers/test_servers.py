@@ -21,7 +21,7 @@ from itscale.models.openai import OpenAIModel
 from itscale.randomness import Seeded
 from itscale.scorers.prm import LocalProcessScorer
 from itscale.tasks import Chain, Countdown
-from itscale.testing import MODEL_LAWS
+from itscale.testing import MODEL_LAWS, check_one_seed
 from itscale.types import End, Path, Prompt, Sampling, Until
 from tests.servers.running import BACKENDS, LOGPROBS, STEPS, Backend, running
 
@@ -68,8 +68,10 @@ async def extended(
 
 
 @pytest.mark.parametrize("law", MODEL_LAWS)
-def test_the_laws_of_the_model_seam_hold(model: OpenAIModel, law):
+def test_the_laws_of_the_model_seam_hold(backend: Backend, model: OpenAIModel, law):
     """The very functions that every other implementation is held against."""
+    if law is check_one_seed and backend.seeds_race:
+        pytest.skip("the server shares one generator between requests")
     asyncio.run(law(model, PROMPTS[:2]))
 
 
@@ -80,10 +82,11 @@ def test_the_probe_finds_what_the_server_is_known_to_honour(backend: Backend, mo
     assert model.facts.n == backend.n_in_one
 
 
-def test_the_doctor_finds_nothing_broken(model: OpenAIModel):
-    """What a user would be told of this server."""
+def test_the_doctor_finds_nothing_broken(backend: Backend, model: OpenAIModel):
+    """What a user would be told of this server: all is well, or the one thing that is known not to be."""
     findings = asyncio.run(examine(model, PROMPTS[:2]))
-    assert [f for f in findings if f.verdict is Verdict.BROKEN] == []
+    broken = {finding.check for finding in findings if finding.verdict is Verdict.BROKEN}
+    assert broken <= ({"seeds"} if backend.seeds_race else set())
 
 
 def test_greedy_answers_are_those_of_the_engine(backend: Backend, model: OpenAIModel, reasoner: LocalModel):

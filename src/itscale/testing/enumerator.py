@@ -1,12 +1,8 @@
-"""Laws for people who write their own model, scorer or method, and the exact enumerator.
+"""The exact enumerator: a random method run once for every combination of outcomes of its draws.
 
-A random method is right when its law is. `enumerate_law` runs the unchanged method once for every
-combination of outcomes its draws can have, and adds up exact probabilities; compare the result
-with brute force. No seeds, no tolerances to tune, no flakiness. Use N >= 2: with one particle all
+`enumerate_law` runs the unchanged method and adds up exact probabilities; compare the result with
+brute force. No seeds, no tolerances to tune, no flakiness. Use N >= 2: with one particle all
 weights are equal, and a wrong weight is invisible.
-
-The `check_*` functions are the laws of the model seam. They work on any `Model` and raise
-`LawBroken` with what was expected and what came.
 
 Not covered: draws that do not go through `Randomness.choose`. A model that draws from
 `Randomness.seed` is the same in every replay, so enumerate methods over `FakeModel`.
@@ -25,24 +21,15 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from itscale.budget import Budget, Ledger
 from itscale.errors import ItscaleError
-from itscale.models.base import Capability, Model
 from itscale.models.fake import FakeModel, sampling_law
-from itscale.randomness import Randomness, Seeded, derive
-from itscale.types import End, Path, Prompt, Sampling, Step, Until
+from itscale.randomness import Randomness, derive
+from itscale.types import End, Path, Prompt, Sampling, Step
 
 __all__ = [
-    "MODEL_LAWS",
     "EnumerationError",
     "Enumerator",
-    "LawBroken",
     "all_paths",
-    "check_length_is_not_eos",
-    "check_one_seed",
-    "check_samples_differ",
-    "check_stepwise_equals_single_pass",
-    "check_usage",
     "enumerate_expectation",
     "enumerate_law",
 ]
@@ -56,10 +43,6 @@ Stream = tuple[tuple[str | int, ...], ...]
 
 class EnumerationError(ItscaleError, RuntimeError):
     """What was run cannot be enumerated: it has too many outcomes, or replays differ."""
-
-
-class LawBroken(AssertionError):  # noqa: N818  it reads as what it says
-    """An implementation breaks a law of its seam."""
 
 
 @dataclass
@@ -244,150 +227,3 @@ def all_paths(
 
     visit(Path.root(prompt), (), 0.0, 1.0)
     return found
-
-
-async def check_stepwise_equals_single_pass(
-    model: Model, prompts: Sequence[Prompt], *, max_tokens: int = 64
-) -> None:
-    """Greedy in steps gives the tokens of greedy in one pass (for models that offer STEPS).
-
-    Raises:
-        LawBroken: on the first prompt where it does not.
-    """
-    if Capability.STEPS not in model.capabilities:
-        return
-    greedy, rng, ledger = Sampling(temperature=0.0), Seeded(0), Ledger(Budget())
-    for prompt in prompts:
-        whole, path = await _greedy(model, prompt, max_tokens), Path.root(prompt)
-        while not path.ended and path.n_tokens < max_tokens:
-            until = Until("step", max_tokens - path.n_tokens)
-            [path] = await model.extend(path, 1, until, greedy, rng, ledger)
-        _require(
-            _said(path) == _said(whole),
-            f"on {prompt.question!r} stepwise greedy gave {_said(path)!r}, single-pass {_said(whole)!r}",
-        )
-
-
-async def check_samples_differ(
-    model: Model, prompts: Sequence[Prompt], *, n: int = 8, max_tokens: int = 64
-) -> None:
-    """N samples of one call, under one seed, are not all the same answer.
-
-    Pick prompts the model is unsure of: a false alarm has the probability that n independent
-    samples agree (on a fair coin with n = 8, one in 128).
-
-    Raises:
-        LawBroken: on the first prompt where all are the same.
-    """
-    for prompt in prompts:
-        paths = await _sampled(model, prompt, n, max_tokens, Ledger(Budget()))
-        _require(
-            len({_said(path) for path in paths}) > 1,
-            f"on {prompt.question!r} all {n} samples of one call are {_said(paths[0])!r}; "
-            "child i must draw from rng.child(i)",
-        )
-
-
-async def check_one_seed(
-    model: Model, prompts: Sequence[Prompt], *, n: int = 4, max_tokens: int = 64
-) -> None:
-    """The same call with the same seed gives the same children (for models that offer SEEDS).
-
-    Raises:
-        LawBroken: on the first prompt where it does not.
-    """
-    if Capability.SEEDS not in model.capabilities:
-        return
-    for prompt in prompts:
-        first, again = [await _sampled(model, prompt, n, max_tokens, Ledger(Budget())) for _ in range(2)]
-        _require(
-            [_said(path) for path in first] == [_said(path) for path in again],
-            f"on {prompt.question!r} one seed gave two results; draw from rng, never from a global generator",
-        )
-
-
-async def check_usage(model: Model, prompts: Sequence[Prompt], *, n: int = 3, max_tokens: int = 64) -> None:
-    """Every call is charged, and every token of every child is, once.
-
-    Raises:
-        LawBroken: on the first prompt where the account is wrong.
-    """
-    for prompt in prompts:
-        ledger = Ledger(Budget())
-        paths = await _sampled(model, prompt, n, max_tokens, ledger)
-        made = sum(path.n_tokens for path in paths)
-        question = prompt.question
-        _require(ledger.model_calls >= 1, f"on {question!r} the call was not charged; use charge_model")
-        _require(
-            ledger.generated_tokens == made,
-            f"on {question!r} the {n} children have {made} tokens, {ledger.generated_tokens} were charged",
-        )
-        _require(
-            0 <= ledger.cached_tokens <= ledger.prompt_tokens > 0,
-            f"on {question!r} prompt {ledger.prompt_tokens} and cached {ledger.cached_tokens} tokens were "
-            "charged; cached is a part of prompt, and no context is empty",
-        )
-
-
-async def check_length_is_not_eos(model: Model, prompts: Sequence[Prompt], *, max_tokens: int = 64) -> None:
-    """A limit is kept, and what it cuts off is never called finished.
-
-    Raises:
-        LawBroken: on the first prompt where either fails.
-        ValueError: the greedy answers are too short to be cut, so that nothing would be checked.
-    """
-    cut = 0
-    for prompt in prompts:
-        whole = await _greedy(model, prompt, max_tokens)
-        for limit in sorted({1, whole.n_tokens // 2, whole.n_tokens - 1} - {0, whole.n_tokens}):
-            path = await _greedy(model, prompt, limit)
-            cut += 1
-            _require(
-                path.n_tokens == limit
-                and path.token_ids == whole.token_ids[:limit]
-                and whole.text.startswith(path.text),
-                f"on {prompt.question!r} max_tokens={limit} gave {_said(path)!r} instead of the "
-                f"beginning of {_said(whole)!r}",
-            )
-            _require(
-                path.truncated and not path.finished,
-                f"on {prompt.question!r} max_tokens={limit} cut the answer and called it {path!r}",
-            )
-    if not cut:
-        raise ValueError("every greedy answer is a single token; give prompts with longer answers")
-
-
-def _said(path: Path) -> tuple[int, ...] | str:
-    """Token ids, or the text of a model that gives no ids."""
-    return path.token_ids or path.text
-
-
-async def _greedy(model: Model, prompt: Prompt, max_tokens: int) -> Path:
-    """The likeliest answer, in one pass."""
-    until, sampling = Until("end", max_tokens), Sampling(temperature=0.0)
-    [path] = await model.extend(Path.root(prompt), 1, until, sampling, Seeded(0), Ledger(Budget()))
-    return path
-
-
-async def _sampled(model: Model, prompt: Prompt, n: int, max_tokens: int, ledger: Ledger) -> list[Path]:
-    """`n` whole answers at temperature 1 under seed 0."""
-    paths = await model.extend(
-        Path.root(prompt), n, Until("end", max_tokens), Sampling(temperature=1.0), Seeded(0), ledger
-    )
-    _require(len(paths) == n, f"{n} children were asked for, {len(paths)} came")
-    return paths
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise LawBroken(message)
-
-
-MODEL_LAWS = (
-    check_stepwise_equals_single_pass,
-    check_samples_differ,
-    check_one_seed,
-    check_usage,
-    check_length_is_not_eos,
-)
-"""All laws of the model seam, each callable as `await law(model, prompts)`."""
