@@ -6,6 +6,7 @@ ItscaleError
 |- CalibrationError (ValueError)    a calibration file that does not parse or is another model's
 |- TaskError        (ValueError)    a task, level or problem file that does not exist or parse
 |- ModelError       (RuntimeError)  a model that cannot be loaded, or a call to it that failed
+|  |- ContextLimitError             a prompt longer than the model's context
 |  `- MemoryLimitError              a path that cannot fit into the KV memory limit
 |- ScorerError      (RuntimeError)  a scorer that broke its contract (count, NaN, range)
 |- RecordingError   (RuntimeError)  a recording that cannot be read or written
@@ -22,6 +23,7 @@ from collections.abc import Iterable
 __all__ = [
     "AllFailedError",
     "CalibrationError",
+    "ContextLimitError",
     "ItscaleError",
     "MemoryLimitError",
     "ModelError",
@@ -58,6 +60,10 @@ class TaskError(ItscaleError, ValueError):
 
 class ModelError(ItscaleError, RuntimeError):
     """A model that cannot be loaded, or a call to it that failed."""
+
+
+class ContextLimitError(ModelError):
+    """A prompt that leaves no room for an answer in the model's context."""
 
 
 class MemoryLimitError(ModelError):

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from itscale.errors import ContextLimitError
+from itscale.models.fake import FakeModel
 from tests.gateway.worlds import MESSAGES, World, toy, within
 
 
@@ -244,6 +246,18 @@ def test_a_failed_candidate_costs_itself_and_all_failed_is_a_server_error():
     status, said = within(ask, toy(fail=lambda call: True))
     assert status == 502
     assert set(said["error"]) == {"message", "type", "param", "code"}
+
+
+def test_a_prompt_beyond_the_context_is_the_clients_to_shorten(monkeypatch: Any):
+    """400 with OpenAI's code for it, also when every candidate of a method met it."""
+
+    async def full(*_: Any) -> Any:
+        raise ContextLimitError("the prompt has 9 tokens and the model's context holds 8; shorten it")
+
+    monkeypatch.setattr(FakeModel, "extend", full)
+    for model in ("toy", "majority:n=3/toy"):
+        status, said, _ = answer(model)
+        assert (status, said["error"]["code"]) == (400, "context_length_exceeded")
 
 
 def test_completions_continue_a_raw_prompt():

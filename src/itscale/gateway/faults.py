@@ -12,7 +12,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from itscale.errors import AllFailedError, ModelError, OptionError, PromptError, ScorerError
+from itscale.errors import (
+    AllFailedError,
+    ContextLimitError,
+    MemoryLimitError,
+    ModelError,
+    OptionError,
+    PromptError,
+    ScorerError,
+)
 from itscale.models.openai.failures import Refused, Unanswered
 
 __all__ = ["Fault", "fault_of", "upstream_fault"]
@@ -87,6 +95,8 @@ def fault_of(error: BaseException) -> Fault:
         return Fault(400, _without_urls(str(error)), param="messages", code="prompt_not_accepted")
     if isinstance(error, OptionError):
         return Fault(400, _without_urls(str(error)), code="invalid_option")
+    if isinstance(error, ContextLimitError | MemoryLimitError):
+        return Fault(400, _without_urls(str(error)), param="messages", code="context_length_exceeded")
     if isinstance(error, Unanswered):
         return _unavailable(error)
     if isinstance(error, ModelError):

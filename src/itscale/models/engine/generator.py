@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from itscale.errors import ModelError
+from itscale.errors import ContextLimitError, ModelError
 from itscale.models.engine.cache import PrefixCache, Segment
 from itscale.models.engine.forward import CachedForward, share_the_cores
 from itscale.models.engine.given import Given, Questions
@@ -172,7 +172,7 @@ class Generator:
         """The context window is full: nothing can be added to this path."""
         request.prompt_tokens = 0
         if request.path.step is None:
-            request.error = ModelError(
+            request.error = ContextLimitError(
                 f"the prompt has {segment.end} tokens and the model's context holds "
                 f"{self.max_context}; shorten it"
             )

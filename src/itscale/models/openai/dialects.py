@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from itscale.errors import ModelError, OptionError, PromptError
+from itscale.errors import ContextLimitError, ModelError, OptionError, PromptError
 from itscale.models.base import Capability, check_plain
 from itscale.models.openai.client import Endpoint
 from itscale.models.openai.failures import Refused
@@ -167,7 +167,7 @@ class TokenDialect(Dialect):
         if room < 1:
             if path.step is not None:
                 return None
-            raise ModelError(
+            raise ContextLimitError(
                 f"the prompt has {len(ids)} tokens and the model's context holds {self.facts.max_context}; "
                 "shorten it"
             )
