@@ -18,7 +18,7 @@ CLAIM = Claim(
 )
 KS = np.unique(np.round(np.geomspace(1, 64, 16)).astype(int))
 CLOSE = 0.02
-"""Off by at most two points counts as following the law, by at most twice that as nearly so."""
+"""Off by at most two points counts as following the law, by at most five as nearly so."""
 EXPONENTS = np.linspace(-3, -0.01, 600)
 
 
@@ -42,7 +42,7 @@ def on(name: str) -> Finding:
     )
     if off <= CLOSE:
         return Finding(name, measured, "holds", "within two points over the whole range")
-    if off <= 2 * CLOSE:
+    if off <= 0.05:
         return Finding(name, measured, "holds partly", "a power law in shape, off by more than two points")
     return Finding(
         name, measured, "does not hold", "problems of one level are too alike: it saturates faster"

@@ -47,14 +47,13 @@ def on(name: str) -> Finding:
     gained = f"{used[threshold]:.2f} samples give {share.percent(0)} of the gain of {MOST}"
     figures = f"{estimate(adaptive).percent()} adaptive, {estimate(all_).percent()} with {MOST}"
     measured = f"{gained}: {one.mean():.1%} with one, {figures}"
-    if share.high >= 0.74:
-        return Finding(
-            name, measured, "holds", "74 % or the interval holds it; a probe in place of the question"
-        )
+    if share.low >= 0.74:
+        return Finding(name, measured, "holds", "with a probe in place of the question")
     if share.low > (used[threshold] - 1) / (MOST - 1):
-        why = "more than the samples' share of the gain, less than claimed: most first tries are wrong here"
-        return Finding(name, measured, "holds partly", f"{why}, and 1.2 samples seldom hold a right one")
-    return Finding(name, measured, "does not hold", "no more than the samples' share of the gain")
+        why = "more than the samples' share of the gain, less than claimed or too little to tell"
+        return Finding(name, measured, "holds partly", why)
+    why = f"choosing among {MOST} by the probe gains too little here for a share of it to be told from none"
+    return Finding(name, measured, "does not hold", why)
 
 
 def stopped(scores: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:

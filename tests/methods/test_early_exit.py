@@ -148,3 +148,11 @@ def test_what_cannot_work_is_refused(tmp_path):
     with pytest.raises(CalibrationError, match="broken"):
         EarlyExit(calibration=str(file))
     assert model.calls == 0
+
+
+@pytest.mark.parametrize(("unit", "threshold"), [("question", 0.9), ("event", 0.1)])
+def test_a_question_counts_by_its_largest_wrong_cue(unit, threshold):
+    """Nine questions with wrong cues at 0.1 and 0.9: the quantile is of nine maxima, or of 18 cues."""
+    questions = [[(0.1, False), (0.9, False)]] * 9
+    rule = ExitRule.calibrate("m", a_rule(fake(growing)).probe, questions, delta=0.6, unit=unit)
+    assert rule.q_wrong == threshold

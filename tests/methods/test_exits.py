@@ -298,3 +298,18 @@ def test_a_chain_cut_by_time_returns_what_there_is():
     result = asyncio.run(BudgetForcing().run(PROMPT, model, None, Budget(seconds=0.01)))
     assert result.stop_reason is StopReason.SECONDS
     assert result.answer is None
+
+
+def test_endings_taken_back_count_against_the_cap():
+    """Five tokens are dropped with the first ending; two more of thinking reach the cap of seven."""
+    model = fake(scripted(2))
+    result = asyncio.run(BudgetForcing(waits=5, wait="Hmm\n", thinking=7).run(PROMPT, model, None, Budget()))
+    assert result.text == "t\nt\nHmm\nt\nt\nAnswer: 1"
+    assert model.tokens_generated == 7 + 2
+
+
+def test_there_is_no_entropy_exit_before_the_window_is_full():
+    """A threshold that any chain exceeds leaves at the window's length, not before."""
+    method = EntropyExit(window=3, threshold=0.5, max_tokens=12)
+    result = asyncio.run(method.run(PROMPT, fake(bursting), None, Budget(), 0))
+    assert sum(not step.forced for step in result.candidates[0].path.steps) - 1 == 3
