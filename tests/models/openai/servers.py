@@ -22,7 +22,7 @@ from itscale.models.openai.concurrency import Concurrency
 from itscale.models.openai.model import OpenAIModel
 from itscale.randomness import Seeded
 from itscale.types import Sampling
-from tests.models.openai.transport import Transport
+from tests.models.openai.transport import Sleeps, Transport
 
 URL = "http://127.0.0.1:8000/v1"
 BASE = 1000
@@ -78,6 +78,7 @@ class Server:
     prefill: str | None = "continue"  # or prefix, trailing, None: a closed turn, always a new answer
     stop: str = "included"  # or named, silent
     logprobs: bool = True
+    given: str | None = "echo"  # or prompt_logprobs, wrong, None: neither is known
     rejects: tuple[str, ...] = ()
     """Fields answered with 400."""
     usage: Callable[[dict[str, int]], Any] = lambda usage: usage
@@ -152,6 +153,8 @@ class Server:
         if path == "/v1/models":
             return ok({"data": [{"id": name, "max_model_len": self.context} for name in self.names]})
         if path == "/tokenize" and self.tokens:
+            if body.get("add_special_tokens") is False:
+                return ok({"tokens": self.ids_of(body["prompt"])})
             words = body.get("prompt") or " ".join(m["content"] for m in body["messages"])
             return ok({"tokens": [BASE + i for i in range(len(words.split()))]})
         if path.endswith("completions") and self.faults:
@@ -161,10 +164,30 @@ class Server:
             return error(400, f"Unrecognized request argument supplied: {refused[0]}")
         if path == "/v1/completions" and self.tokens:
             prefix = [i for i in body["prompt"] if i < BASE]
+            if body.get("echo") or "prompt_logprobs" in body:
+                return self._tell(body, prefix)
             return self._generate(body, prefix, len(body["prompt"]), self._text_choice)
         if path == "/v1/chat/completions" and self.chat:
             return self._chat(body)
         return error(404, "Not Found")
+
+    def _tell(self, body: dict[str, Any], prefix: list[int]) -> tuple[int, dict[str, str], bytes]:
+        """Log-probabilities of the tokens of a prompt; those of the prompt's own words do not matter."""
+        if self.given not in ("wrong", "echo" if body.get("echo") else "prompt_logprobs"):
+            return error(400, "Unrecognized request argument supplied")
+        words = [i for i in body["prompt"] if i >= BASE]
+        laws = [self.model.probabilities(prefix[:at]) for at in range(len(prefix))]
+        told = [-7.0 for _ in words] + [math.log(law[i]) for law, i in zip(laws, prefix, strict=True)]
+        told = [p + (self.given == "wrong") * -1.0 for p in told]
+        self.generated += body["max_tokens"]
+        choice: dict[str, Any] = {"index": 0, "text": "", "finish_reason": "length"}
+        if body.get("echo"):
+            choice["logprobs"] = {"token_logprobs": [None, *told[1:]], "tokens": [""] * len(told)}
+        else:
+            rows = zip(body["prompt"], told, strict=True)
+            choice["prompt_logprobs"] = [None, *({str(i): {"logprob": p}} for i, p in list(rows)[1:])]
+        usage = {"prompt_tokens": len(told), "completion_tokens": body["max_tokens"]}
+        return ok({"choices": [choice], "usage": usage})
 
     def _chat(self, body: dict[str, Any]) -> tuple[int, dict[str, str], Any]:
         messages, prefix = body["messages"], []
@@ -339,17 +362,6 @@ async def hang() -> tuple[int, dict[str, str], bytes]:
 async def cut() -> tuple[int, dict[str, str], bytes]:
     """A fault: the connection ends within the body."""
     raise httpx.RemoteProtocolError("peer closed connection without sending complete message body")
-
-
-class Sleeps:
-    """Time that passes at once, and is written down."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    async def __call__(self, seconds: float) -> None:
-        self.seconds.append(seconds)
-        await asyncio.sleep(0)
 
 
 def endpoint_at(

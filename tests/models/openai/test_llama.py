@@ -96,7 +96,7 @@ def test_ids_steps_and_counts_come_from_its_own_endpoint():
         server = LlamaServer()
         model = await connected(server)
         assert model.facts.dialect == "llama"
-        assert model.capabilities == {Capability.STEPS, Capability.SEEDS}
+        assert model.capabilities == {Capability.STEPS, Capability.SEEDS, Capability.FORCING}
         assert model.facts.max_context == 100
         [path], ledger = await extended(model, Path.root(PROMPT), 1, "step")
         assert path.step.end is End.BOUNDARY

@@ -119,3 +119,39 @@ def test_what_a_run_decides_is_not_taken_from_a_prompt(name: str):
         assert server.requests == []
 
     asyncio.run(run())
+
+
+def test_a_server_of_token_ids_is_asked_for_chat_where_a_prompt_is_more_than_text():
+    """Tools and images go to /chat/completions, found out once; plain prompts keep their token ids."""
+
+    async def run() -> None:
+        server = Server(tool_calls=CALLS)
+        model = await connected(server)
+        paths = await asyncio.gather(*(extended(model, prompt_of(REQUEST), seed=i) for i in range(3)))
+        assert [path.tool_calls for path in paths] == [CALLS] * 3
+        asked = [body for body in server.asked("/v1/chat/completions") if body.get("tools")]
+        assert len(asked) == 3
+        assert asked[0]["messages"] == MESSAGES
+        server.requests.clear()
+        await extended(model, prompt_of(REQUEST))
+        plain = await extended(model, Prompt.user("a b"))
+        assert plain.token_ids
+        assert [path for path, _, _ in server.requests] == [
+            "/v1/chat/completions",
+            "/tokenize",
+            "/v1/completions",
+        ]
+
+    asyncio.run(run())
+
+
+def test_fields_that_change_the_law_leave_log_probabilities_untold():
+    """With a bias or a format the server's figures are not those of what was drawn; with tools they are."""
+
+    async def run() -> None:
+        model = await connected(Server(tokens=False))
+        for field, told in (("tools", True), ("logit_bias", False), ("response_format", False)):
+            path = await extended(model, Prompt(Prompt.user("a").messages, request=to_json({field: {}})))
+            assert (path.step.logprob is not None) is told
+
+    asyncio.run(run())

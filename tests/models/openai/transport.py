@@ -62,3 +62,14 @@ class _Pieces(httpx.AsyncByteStream):
     async def aclose(self) -> None:
         self._task.cancel()
         await asyncio.wait([self._task])
+
+
+class Sleeps:
+    """Time that passes at once, and is written down."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    async def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        await asyncio.sleep(0)

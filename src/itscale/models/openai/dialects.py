@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from itscale.errors import ContextLimitError, ModelError, OptionError, PromptError
-from itscale.models.base import Capability, check_plain
+from itscale.models.base import Capability
 from itscale.models.openai.client import Endpoint
 from itscale.models.openai.failures import Refused
 from itscale.models.openai.steps import text_steps, token_steps
@@ -27,6 +27,7 @@ __all__ = [
     "ChatDialect",
     "Dialect",
     "Facts",
+    "Given",
     "Request",
     "TokenDialect",
     "prefilled",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 Prefill = Literal["continue", "prefix", "trailing"]
+Given = Literal["echo", "prompt_logprobs"]
 _REMEMBERED = 4096
 
 
@@ -63,6 +65,8 @@ class Facts:
     """How an answer that hit a stop string is told: it holds the string, or names it."""
     streams: Streams | None = None
     """Whether answers can be had in pieces, and how often the server then says its counts."""
+    given: Given | None = None
+    """How the log-probabilities of given tokens are asked for, where the server tells them."""
 
     @property
     def steps(self) -> bool:
@@ -76,6 +80,8 @@ class Facts:
             Capability.STEPS: self.steps,
             Capability.SEEDS: self.seeds,
             Capability.LOGPROBS: self.logprobs,
+            Capability.FORCING: self.steps,
+            Capability.GIVEN: self.given is not None,
         }
         return frozenset(capability for capability, honoured in has.items() if honoured)
 
@@ -94,6 +100,8 @@ class Request:
     """As wanted, or less where the context has no more room."""
     prompt_tokens: int | None
     """Where they are known before the server counts them."""
+    told: bool = True
+    """Whether the server's log-probabilities are those of what is drawn, as far as the fields go."""
 
 
 class Dialect(ABC):
@@ -111,6 +119,14 @@ class Dialect(ABC):
             PromptError: this server cannot read such a prompt.
             ModelError: it could not be asked.
         """
+
+    async def ids_of(self, path: Path) -> list[int]:
+        """The token ids of a prompt and all that was said, forced text included.
+
+        Raises:
+            ModelError: this dialect has none, or the server could not be asked.
+        """
+        raise ModelError(f"{self.endpoint.address.url} speaks no token ids; use a server that does")
 
     @abstractmethod
     def read(self, body: Mapping[str, Any]) -> Reply:
@@ -157,12 +173,11 @@ class TokenDialect(Dialect):
 
     def __init__(self, endpoint: Endpoint, facts: Facts) -> None:
         super().__init__(endpoint, facts)
-        self._ids: dict[Prompt, tuple[int, ...]] = {}
-        self._reading: dict[Prompt, asyncio.Lock] = {}
+        self._ids: dict[Prompt | str, tuple[int, ...]] = {}
+        self._reading: dict[Prompt | str, asyncio.Lock] = {}
 
     async def request(self, path: Path, until: Until, sampling: Sampling) -> Request | None:
-        check_plain(path.prompt, f"the token dialect of {self.endpoint.address.url}")
-        ids = [*await self._prompt_ids(path.prompt), *path.token_ids]
+        ids = await self.ids_of(path)
         room = (self.facts.max_context or len(ids) + until.max_tokens) - len(ids)
         if room < 1:
             if path.step is not None:
@@ -180,9 +195,9 @@ class TokenDialect(Dialect):
         body = self._common(until, sampling) | {"prompt": ids, "logprobs": 1, "return_token_ids": True}
         return f"{self.endpoint.address.url}/completions", body
 
-    async def read_prompt(self, prompt: Prompt) -> tuple[int, ...]:
-        """Token ids of a prompt, as the server sees it. Errors are those of `token_ids_of`."""
-        return await token_ids_of(self.endpoint, self.facts.model, prompt)
+    async def read_ids(self, said: Prompt | str) -> tuple[int, ...]:
+        """Token ids of a prompt or of text in it, as the server sees it. Errors: those of `token_ids_of`."""
+        return await token_ids_of(self.endpoint, self.facts.model, said)
 
     def read(self, body: Mapping[str, Any]) -> Reply:
         return read_completion(body)
@@ -190,32 +205,43 @@ class TokenDialect(Dialect):
     def steps(self, choice: Choice, request: Request, sampling: Sampling, count: int | None) -> list[Step]:
         return token_steps(choice, self.endpoint.address.boundary, request.until, sampling)
 
-    async def _prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
-        """Asked for once a prompt, however many calls want it."""
-        while prompt not in self._ids:
-            lock = self._reading.setdefault(prompt, asyncio.Lock())
+    async def ids_of(self, path: Path) -> list[int]:
+        ids = [*await self._read_once(path.prompt)]
+        for step in path.steps:
+            ids += step.token_ids
+            if step.forced and not step.token_ids and step.text:
+                ids += await self._read_once(step.text)
+        return ids
+
+    async def _read_once(self, said: Prompt | str) -> tuple[int, ...]:
+        """The token ids of a prompt or of forced text: asked for once, however many calls want them."""
+        while said not in self._ids:
+            lock = self._reading.setdefault(said, asyncio.Lock())
             try:
                 async with lock:
-                    if prompt not in self._ids:
-                        ids = await self.read_prompt(prompt)
+                    if said not in self._ids:
+                        ids = await self.read_ids(said)
                         while len(self._ids) >= _REMEMBERED:
                             del self._ids[next(iter(self._ids))]
-                        self._ids[prompt] = ids
-                    return self._ids[prompt]
+                        self._ids[said] = ids
+                    return self._ids[said]
             finally:
-                self._reading.pop(prompt, None)
-        return self._ids[prompt]
+                self._reading.pop(said, None)
+        return self._ids[said]
 
 
-async def token_ids_of(endpoint: Endpoint, model: str, prompt: Prompt) -> tuple[int, ...]:
-    """A prompt as the server's chat template and tokenizer write it.
+async def token_ids_of(endpoint: Endpoint, model: str, prompt: Prompt | str) -> tuple[int, ...]:
+    """A prompt as the server's chat template and tokenizer write it, or a text that goes on in it.
 
     Raises:
         PromptError: the template refused the messages.
         ModelError: the server could not be asked, or has no tokenizer to offer.
     """
-    if prompt.raw is not None:
-        body: dict[str, Any] = {"model": model, "prompt": prompt.raw}
+    body: dict[str, Any]
+    if isinstance(prompt, str):
+        body = {"model": model, "prompt": prompt, "add_special_tokens": False}
+    elif prompt.raw is not None:
+        body = {"model": model, "prompt": prompt.raw}
     else:
         body = {"model": model, "messages": messages_of(prompt), "add_generation_prompt": True}
     try:
@@ -246,7 +272,8 @@ class ChatDialect(Dialect):
             body["logprobs"] = True
         body |= prefilled(messages_of(path.prompt), path.text, self.facts.prefill)
         body |= forwarded(path.prompt, body.get("stop", ()))
-        return Request(f"{url}/chat/completions", body, until, None)
+        told = set(path.prompt.fields) <= _WITHOUT_SAY
+        return Request(f"{url}/chat/completions", body, until, None, told)
 
     def read(self, body: Mapping[str, Any]) -> Reply:
         return read_chat(body)
@@ -262,7 +289,8 @@ class ChatDialect(Dialect):
             text += boundary
         elif isinstance(choice.stopped_on, str) and choice.stopped_on != boundary:
             text = text.removesuffix(choice.stopped_on)  # a stop of the prompt's own is no part of the answer
-        return text_steps(replace(choice, text=text), boundary, request.until, sampling, count)
+        choice = replace(choice, text=text, logprobs=choice.logprobs if request.told else None)
+        return text_steps(choice, boundary, request.until, sampling, count)
 
 
 def messages_of(prompt: Prompt) -> list[dict[str, Any]]:
@@ -275,6 +303,9 @@ _DECIDED_HERE = (
     *("max_completion_tokens", "stream", "stream_options", "logprobs", "top_logprobs", "echo"),
     *("include_stop_str_in_output", "add_generation_prompt", "continue_final_message"),
 )
+
+_WITHOUT_SAY = {"tools", "stop", "user", "metadata", "store", "parallel_tool_calls", "chat_template_kwargs"}
+"""Fields of a request that change what the model reads at most, not how its tokens are drawn."""
 
 
 def forwarded(prompt: Prompt, stops: Sequence[str]) -> dict[str, Any]:

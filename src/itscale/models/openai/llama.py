@@ -34,8 +34,8 @@ class LlamaDialect(TokenDialect):
     def read(self, body: Mapping[str, Any]) -> Reply:
         return read_native(body)
 
-    async def read_prompt(self, prompt: Prompt) -> tuple[int, ...]:
-        return await prompt_ids(self.endpoint, prompt)
+    async def read_ids(self, said: Prompt | str) -> tuple[int, ...]:
+        return await prompt_ids(self.endpoint, said)
 
 
 def completion_body(ids: list[int], max_tokens: int, sampling: Sampling, stops: list[str]) -> dict[str, Any]:
@@ -79,19 +79,20 @@ def read_native(body: Mapping[str, Any]) -> Reply:
     return Reply((choice,), counts_in(body))
 
 
-async def prompt_ids(endpoint: Endpoint, prompt: Prompt) -> tuple[int, ...]:
-    """A prompt as the server's chat template and tokenizer write it.
+async def prompt_ids(endpoint: Endpoint, prompt: Prompt | str) -> tuple[int, ...]:
+    """A prompt as the server's chat template and tokenizer write it, or a text that goes on in it.
 
     Raises:
         PromptError: the template refused the messages.
         ModelError: the server could not be asked, or is not llama.cpp's.
     """
-    root, text = endpoint.address.root, prompt.raw
+    root, text = endpoint.address.root, prompt if isinstance(prompt, str) else prompt.raw
     try:
         if text is None:
+            assert isinstance(prompt, Prompt)
             answer = await endpoint.post(f"{root}/apply-template", {"messages": messages_of(prompt)})
             text = str(answer.get("prompt"))
-        body = {"content": text, "add_special": True, "parse_special": True}
+        body = {"content": text, "add_special": not isinstance(prompt, str), "parse_special": True}
         tokens = (await endpoint.post(f"{root}/tokenize", body)).get("tokens")
     except Refused as refused:
         if refused.status == 400:

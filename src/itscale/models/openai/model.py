@@ -18,23 +18,24 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from itscale.budget import Ledger, Price
-from itscale.errors import ModelError
-from itscale.models.base import Model
+from itscale.errors import ModelError, OptionError
+from itscale.models.base import Capability, Model
 from itscale.models.openai.address import Address, find_key
-from itscale.models.openai.client import Call, Endpoint
-from itscale.models.openai.dialects import ChatDialect, Dialect, Facts, Request, TokenDialect
+from itscale.models.openai.asking import Asking, Heard
+from itscale.models.openai.client import Endpoint
+from itscale.models.openai.dialects import ChatDialect, Dialect, Facts, TokenDialect
 from itscale.models.openai.failures import Refused
+from itscale.models.openai.given import given_logprobs
 from itscale.models.openai.llama import LlamaDialect
-from itscale.models.openai.probe import probe
-from itscale.models.openai.stream import Delta
-from itscale.models.openai.wire import Choice, Malformed, Reply, counts_in
+from itscale.models.openai.probe import chat_facts, probe
+from itscale.models.openai.steps import is_plain
+from itscale.models.openai.wire import Choice
 from itscale.randomness import Randomness
-from itscale.types import End, Path, Sampling, Step, Until
+from itscale.types import End, Path, Prompt, Sampling, Step, Until
 
 __all__ = ["OpenAIModel"]
 
@@ -54,10 +55,10 @@ class OpenAIModel(Model):
         self.name = f"openai:{facts.model}@{endpoint.address.url}"
         self.capabilities = facts.capabilities
         self.price = price
-        self.facts = facts
-        """What the server honours; `n` and `stop` are corrected when it turns out not to."""
         self.endpoint = endpoint
         self._dialect = _DIALECTS[facts.dialect](endpoint, facts)
+        self._chat: Dialect | None = None
+        self._settling = asyncio.Lock()
 
     @classmethod
     async def connect(cls, endpoint: Endpoint, *, price: Price | None = None) -> OpenAIModel:
@@ -104,6 +105,11 @@ class OpenAIModel(Model):
         return cls(reached, facts)
 
     @property
+    def facts(self) -> Facts:
+        """What the server honours; `n` is corrected when it turns out not to."""
+        return self._dialect.facts
+
+    @property
     def identity(self) -> str:
         return f"{self.name}#boundary={self.endpoint.address.boundary!r}"
 
@@ -119,169 +125,116 @@ class OpenAIModel(Model):
         rng: Randomness,
         ledger: Ledger,
         *,
-        heard: Callable[[Delta], None] | None = None,
+        heard: Heard | None = None,
     ) -> list[Path]:
         """As every model does.
 
         `heard` is told what is said as it arrives, where the server streams; a delta's index is that of
         its child. What was heard cannot be taken back, so such a request is not made again once it broke.
         """
-        request = await self._dialect.request(path, until, sampling)
+        dialect = await self._dialect_for(path.prompt)
+        request = await dialect.request(path, until, sampling)
         if request is None:
             return [path.child(Step((), "", End.LENGTH, 0.0)) for _ in range(n)]
+        asking = Asking(dialect, path, request, sampling, ledger, heard)
         came: list[Path] = []
         refused = False
         # Greedy children are asked for one by one: servers refuse n at temperature 0.
-        if n > 1 and self.facts.n and sampling.temperature > 0:
+        if n > 1 and dialect.facts.n and sampling.temperature > 0:
             try:
-                came = await self._together(path, n, request, sampling, rng, ledger, heard)
+                came = await _together(asking, n, rng)
             except Refused as error:
                 if error.status not in (400, 422, 501):
                     raise
                 refused = True
         if len(came) < n:
-            seeds = [rng.child(i).seed % _SEEDS for i in range(len(came), n)]
-            came += await self._apart(path, seeds, request, sampling, ledger, heard, len(came))
+            came += await _apart(asking, range(len(came), n), rng)
         if refused:
-            self._distrust_n("refuses n in a request")
+            _distrust_n(dialect, "refuses n in a request")
         return came
+
+    async def logprobs_of(
+        self, path: Path, token_ids: Sequence[int], sampling: Sampling, ledger: Ledger
+    ) -> tuple[float, ...]:
+        facts, last = self.facts, len(token_ids)
+        if facts.given is None:
+            return await super().logprobs_of(path, token_ids, sampling, ledger)
+        if not is_plain(sampling):
+            raise OptionError(
+                f"{self.name} tells log-probabilities at temperature 1 without top-p and top-k; "
+                "use these, or a model in this process (hf:PATH)"
+            )
+        if not token_ids:
+            return ()
+        ids = [*await self._dialect.ids_of(path), *token_ids]
+        return await given_logprobs(self.endpoint, facts.model, facts.given, ids, last, ledger)
+
+    def forced(self, path: Path, text: str | Sequence[int]) -> Path:
+        if Capability.FORCING not in self.capabilities:
+            return super().forced(path, text)
+        if not isinstance(text, str):
+            raise OptionError(
+                f"{self.name} is told what to continue in text, not in token ids; "
+                "use a model in this process (hf:PATH)"
+            )
+        return path.child(Step((), text, End.BOUNDARY, counted=0, forced=True))
 
     async def close(self) -> None:
         await self.endpoint.close()
 
-    async def _together(
-        self,
-        path: Path,
-        n: int,
-        request: Request,
-        sampling: Sampling,
-        rng: Randomness,
-        ledger: Ledger,
-        heard: Callable[[Delta], None] | None,
-    ) -> list[Path]:
-        """Children out of one request: n, or fewer where the server did not do as it was told."""
-        extra = {"n": n} | self._seed(rng.seed % _SEEDS)
-        choices, children = await self._ask(path, request, extra, sampling, ledger, heard)
-        if len(choices) < n:
-            self._distrust_n(f"gave {len(choices)} of {n} texts in one request")
-        elif _copies(choices, sampling):
-            self._distrust_n(f"gave {n} equal samples in one request")
-            return children[:1]
-        return children[:n]
-
-    async def _apart(
-        self,
-        path: Path,
-        seeds: list[int],
-        request: Request,
-        sampling: Sampling,
-        ledger: Ledger,
-        heard: Callable[[Delta], None] | None,
-        first: int,
-    ) -> list[Path]:
-        """A child for each seed, each from a request of its own; those that failed are missing."""
-        answers = await asyncio.gather(
-            *(
-                self._ask(path, request, self._seed(seed), sampling, ledger, heard and _renumbered(heard, i))
-                for i, seed in enumerate(seeds, first)
-            ),
-            return_exceptions=True,
-        )
-        children, failures = [], []
-        for answer in answers:
-            if isinstance(answer, ModelError):
-                failures.append(answer)
-            elif isinstance(answer, BaseException):
-                raise answer
-            else:
-                children.append(answer[1][0])
-        if failures and not children:
-            ledger.failed_calls += len(failures) - 1  # whoever called counts the one it sees
-            raise failures[0]
-        ledger.failed_calls += len(failures)
-        return children
-
-    def _seed(self, seed: int) -> dict[str, int]:
-        return {"seed": seed} if self.facts.takes_seed else {}
-
-    async def _ask(
-        self,
-        path: Path,
-        request: Request,
-        extra: dict[str, int],
-        sampling: Sampling,
-        ledger: Ledger,
-        heard: Callable[[Delta], None] | None,
-    ) -> tuple[tuple[Choice, ...], list[Path]]:
-        """One request, charged whatever becomes of it: its choices, and a child for each."""
-        call = Call(heard)
-        known = request.prompt_tokens or 0
-
-        def again() -> bool:
-            """Settle what a broken attempt brought, if the budget has room for as much once more."""
-            lost = call.came.generated
-            if not ledger.affords(lost) or (lost and heard):
-                return False
-            if lost:
-                ledger.charge({"prompt_tokens": max(known, call.came.prompt), "generated_tokens": lost})
-            return True
-
-        call.again = again
-        body: dict[str, Any] = {}
-        reply: Reply | None = None
-        try:
-            body = await self.endpoint.post(request.url, {**request.body, **extra}, call)
-            reply = self._dialect.read(body)
-            alone = reply.counts.generated if reply.counts and len(reply.choices) == 1 else None
-            children = []
-            for choice in reply.choices:
-                shown = self._dialect.count(choice)
-                # What is not shown (a hidden thought) was generated for this one too.
-                count = max(shown or 0, alone) if alone is not None else shown
-                steps = self._dialect.steps(choice, request, sampling, count)
-                children.append(_grown(path, steps))
-        except Malformed as error:
-            raise ModelError(
-                f"{request.url} answered against the protocol: {error}; see: itscale doctor {self.name}"
-            ) from None
-        finally:
-            self._charge(call, request, body, reply, ledger)
-        return reply.choices, children
-
-    def _charge(
-        self, call: Call, request: Request, body: dict[str, Any], reply: Reply | None, ledger: Ledger
-    ) -> None:
-        """The server's count, or ours where it shows more than it counts."""
-        if not call.sent:
-            return
-        ledger.retries += call.retries
-        counts = counts_in(body)
-        shown = sum(self._dialect.count(choice) or 0 for choice in reply.choices) if reply else 0
-        if not body:  # given up: what had come by then
-            shown = call.came.generated
-        known = max(request.prompt_tokens or 0, call.came.prompt) if call.worked_on else 0
-        prompt = max(known, counts.prompt if counts else 0)
-        ledger.charge_model(
-            prompt=prompt,
-            cached=counts.cached if counts else 0,
-            generated=max(shown, counts.generated if counts else 0),
-        )
-
-    def _distrust_n(self, why: str) -> None:
-        """From now on a request a child."""
-        if self.facts.n:
-            self.facts = replace(self.facts, n=False)
-            _LOG.warning("%s %s; itscale now sends a request for each", self.endpoint.address.url, why)
+    async def _dialect_for(self, prompt: Prompt) -> Dialect:
+        """Token ids carry texts alone; whatever else a prompt says goes to the chat endpoint."""
+        if self.facts.dialect == "chat" or not prompt.more:
+            return self._dialect
+        async with self._settling:
+            if self._chat is None:
+                facts = await chat_facts(self.endpoint, self.facts.model, self.facts.max_context)
+                self._chat = ChatDialect(self.endpoint, facts)
+        return self._chat
 
 
-def _renumbered(heard: Callable[[Delta], None], child: int) -> Callable[[Delta], None]:
-    return lambda delta: heard(replace(delta, index=child))
+async def _together(asking: Asking, n: int, rng: Randomness) -> list[Path]:
+    """Children out of one request: n, or fewer where the server did not do as it was told."""
+    dialect = asking.dialect
+    choices, children = await asking.ask({"n": n} | _seed(dialect, rng))
+    if len(choices) < n:
+        _distrust_n(dialect, f"gave {len(choices)} of {n} texts in one request")
+    elif _copies(choices, asking.sampling):
+        _distrust_n(dialect, f"gave {n} equal samples in one request")
+        return children[:1]
+    return children[:n]
 
 
-def _grown(path: Path, steps: list[Step]) -> Path:
-    for step in steps:
-        path = path.child(step)
-    return path
+async def _apart(asking: Asking, which: range, rng: Randomness) -> list[Path]:
+    """The numbered children, each from a request of its own; those that failed are missing."""
+    answers = await asyncio.gather(
+        *(asking.for_child(i).ask(_seed(asking.dialect, rng.child(i))) for i in which),
+        return_exceptions=True,
+    )
+    children, failures = [], []
+    for answer in answers:
+        if isinstance(answer, ModelError):
+            failures.append(answer)
+        elif isinstance(answer, BaseException):
+            raise answer
+        else:
+            children.append(answer[1][0])
+    if failures and not children:
+        asking.ledger.failed_calls += len(failures) - 1  # whoever called counts the one it sees
+        raise failures[0]
+    asking.ledger.failed_calls += len(failures)
+    return children
+
+
+def _seed(dialect: Dialect, rng: Randomness) -> dict[str, int]:
+    return {"seed": rng.seed % _SEEDS} if dialect.facts.takes_seed else {}
+
+
+def _distrust_n(dialect: Dialect, why: str) -> None:
+    """From now on a request a child."""
+    if dialect.facts.n:
+        dialect.facts = replace(dialect.facts, n=False)
+        _LOG.warning("%s %s; itscale now sends a request for each", dialect.endpoint.address.url, why)
 
 
 def _copies(choices: tuple[Choice, ...], sampling: Sampling) -> bool:

@@ -17,12 +17,13 @@ from itscale.models.openai.address import Address
 from itscale.models.openai.client import Call, Endpoint
 from itscale.models.openai.dialects import Facts, Prefill, prefilled, token_ids_of
 from itscale.models.openai.failures import Refused
+from itscale.models.openai.given import way_to_tell
 from itscale.models.openai.llama import completion_body, prompt_ids, read_native
 from itscale.models.openai.stream import STREAMS, Streams, stream_fields
 from itscale.models.openai.wire import Choice, Malformed, Reply, read_chat, read_completion
 from itscale.types import Prompt, Sampling
 
-__all__ = ["models_at", "probe"]
+__all__ = ["chat_facts", "models_at", "probe"]
 
 _TOKENS = 16
 _QUESTION = Prompt.user("Count from one to nine, in words.")
@@ -82,7 +83,7 @@ async def probe(endpoint: Endpoint) -> Facts:
             f"{did_you_mean('model', name, offered)}; that is what {endpoint.address.url} offers"
         )
     facts = await _token_facts(endpoint, name, offered.get(name)) or await _llama_facts(endpoint, name)
-    return facts or await _chat_facts(endpoint, name, offered.get(name))
+    return facts or await chat_facts(endpoint, name, offered.get(name))
 
 
 def _context_of(model: Mapping[str, Any]) -> int | None:
@@ -120,6 +121,7 @@ async def _token_facts(endpoint: Endpoint, model: str, context: int | None) -> F
         again = (await _asked_twice(ask))[0] if n else (await ask({**_SAMPLED, "seed": 7})).choices[0]
         stop = await _stop_is_included(ask, greedy)
         seeds = await _seeds_decide(lambda seed: ask({**_SAMPLED, "seed": seed}), (first, again))
+        given = await way_to_tell(endpoint, model, ids, greedy)
         streams = await _streams(lambda style, call: ask(_GREEDY | stream_fields(style), call), greedy)
     except (Refused, Malformed):
         return None
@@ -136,6 +138,7 @@ async def _token_facts(endpoint: Endpoint, model: str, context: int | None) -> F
         max_context=context,
         stop="included",
         streams=streams,
+        given=given,
     )
 
 
@@ -300,7 +303,12 @@ class _Chat:
         return False
 
 
-async def _chat_facts(endpoint: Endpoint, model: str, context: int | None) -> Facts:
+async def chat_facts(endpoint: Endpoint, model: str, context: int | None) -> Facts:
+    """Facts of the chat dialect.
+
+    Raises:
+        ModelError: the server does not speak it, or does not say how many tokens it generates.
+    """
     chat = _Chat(endpoint, model)
     try:
         samples = await chat.settle()

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from itscale.models.openai.wire import Choice, Malformed
 from itscale.types import End, Sampling, Step, Until, to_json
 
-__all__ = ["end_of", "text_steps", "token_steps"]
+__all__ = ["end_of", "is_plain", "text_steps", "token_steps"]
 
 
 def end_of(choice: Choice, boundary: str) -> End:
@@ -44,10 +44,11 @@ def token_steps(choice: Choice, boundary: str, until: Until, sampling: Sampling)
     texts = _texts(choice.text, pieces, cuts, boundary)
     edges = [0, *[stop for stop, _ in cuts], *([] if closed else [len(ids)])]
     ends = _ends(len(edges) - 1, closed, end_of(choice, boundary), until)
-    return [
-        Step(ids[a:b], text, end, _logprob(logprobs, a, b, sampling))
-        for a, b, text, end in zip(edges[:-1], edges[1:], texts, ends, strict=False)
-    ]
+    steps = []
+    for a, b, text, end in zip(edges[:-1], edges[1:], texts, ends, strict=False):
+        total, each = _told(logprobs, a, b, sampling)
+        steps.append(Step(ids[a:b], text, end, total, token_logprobs=each))
+    return steps
 
 
 def text_steps(choice: Choice, boundary: str, until: Until, sampling: Sampling, count: int) -> list[Step]:
@@ -67,19 +68,23 @@ def text_steps(choice: Choice, boundary: str, until: Until, sampling: Sampling, 
     tokens = _token_edges(choice, edges, count)
     exact = choice.pieces is not None and "".join(choice.pieces).startswith(text)
     logprobs = choice.logprobs if exact and choice.logprobs and len(choice.logprobs) == count else None
-    return [
-        Step(
+    steps = []
+    for i, end in enumerate(ends):
+        total, each = _told(logprobs, tokens[i], tokens[i + 1], sampling)
+        last = i == len(ends) - 1
+        step = Step(
             (),
             text[edges[i] : edges[i + 1]],
             end,
-            _logprob(logprobs, tokens[i], tokens[i + 1], sampling),
+            total,
             tokens[i + 1] - tokens[i],
             choice.reasoning if i == 0 else None,
-            to_json(choice.tool_calls) if choice.tool_calls and i == len(ends) - 1 else None,
-            choice.finish if i == len(ends) - 1 and choice.finish not in ("", "stop", "length") else None,
+            to_json(choice.tool_calls) if choice.tool_calls and last else None,
+            choice.finish if last and choice.finish not in ("", "stop", "length") else None,
+            each,
         )
-        for i, end in enumerate(ends)
-    ]
+        steps.append(step)
+    return steps
 
 
 def _cuts(pieces: Sequence[str], boundary: str) -> Iterator[tuple[int, str]]:
@@ -122,12 +127,21 @@ def _ends(count: int, closed: bool, natural: End, until: Until) -> list[End]:
     return [End.BOUNDARY] * (count - 1) + [natural]
 
 
-def _logprob(logprobs: Sequence[float] | None, a: int, b: int, sampling: Sampling) -> float | None:
-    """Under the sampling distribution, which a server's figures describe at temperature 1 only."""
-    if sampling.temperature == 0:
-        return 0.0  # greedy: all mass is on what came
-    plain = sampling.temperature == 1 and sampling.top_p == 1 and not sampling.top_k
-    return math.fsum(logprobs[a:b]) if plain and logprobs is not None else None
+def is_plain(sampling: Sampling) -> bool:
+    """Whether a server's log-probabilities, which are those at temperature 1, describe it.
+
+    Greedy has one outcome; what is told of it is its probability at temperature 1, as elsewhere.
+    """
+    return sampling.temperature in (0, 1) and sampling.top_p == 1 and not sampling.top_k
+
+
+def _told(
+    logprobs: Sequence[float] | None, a: int, b: int, sampling: Sampling
+) -> tuple[float | None, tuple[float, ...] | None]:
+    """The log-probability of tokens a to b, in all and one by one; None where it is not known."""
+    if logprobs is None or not is_plain(sampling):
+        return None, None
+    return math.fsum(logprobs[a:b]), tuple(logprobs[a:b])
 
 
 def _token_edges(choice: Choice, edges: Sequence[int], count: int) -> list[int]:
