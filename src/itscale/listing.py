@@ -13,6 +13,7 @@ from rich.text import Text
 
 from itscale.errors import OptionError, did_you_mean
 from itscale.registry import COMMON_OPTIONS, METHODS, MODELS, SCORERS, TASKS, Kind, method_options
+from itscale.tasks.formats import FORMATS
 
 __all__ = ["listing"]
 
@@ -33,6 +34,10 @@ def listing(what: str) -> Iterator[RenderableType]:
         for task in TASKS.values():
             levels = " ".join(f"{x}*" if x == task.default_level else str(x) for x in task.levels)
             table.add_row(task.name, task.summary, f"{levels}: {task.level_meaning}")
+        yield table
+        table = _names_table("from a file", "what it reads")
+        for form in FORMATS.values():
+            table.add_row(form.form, form.summary)
         yield table
     elif what in kinds:
         table = _names_table("spec", "what it is")

@@ -3,7 +3,7 @@
     method   NAME[:key=value,...]   `majority`, `beam:width=4,scope=global`
     model    KIND[:REST]            `embedded`, `hf:PATH`, `openai:MODEL@URL`
     scorer   KIND[:REST]            `embedded`, `hf:PATH`, `none`
-    task     NAME                   `countdown`
+    task     NAME or FORMAT:FILE    `countdown`, `gsm8k:test.jsonl`
 
 A method's options are the fields of its dataclass, so this module knows none of them by name.
 Whatever needs torch is imported inside its loader: naming and listing things stays light.
@@ -26,9 +26,10 @@ from itscale.scorers.answers import AnswerKind
 from itscale.scorers.base import Scorer
 from itscale.scorers.prm_kinds import PRM_KINDS
 from itscale.scorers.specs import SERVED_SCORERS, scorer_options
-from itscale.tasks.base import GeneratedTask
+from itscale.tasks.base import GeneratedTask, Task
 from itscale.tasks.chain import Chain
 from itscale.tasks.countdown import Countdown
+from itscale.tasks.formats import FORMATS
 
 __all__ = [
     "COMMON_OPTIONS",
@@ -146,15 +147,23 @@ def method_options(method: type[Method]) -> list[tuple[str, str, str]]:
     ]
 
 
-def load_task(name: str) -> GeneratedTask:
-    """A task by name.
+def load_task(spec: str) -> Task:
+    """A task from its name, or from `FORMAT:FILE`.
 
     Raises:
-        TaskError: there is no such task.
+        TaskError: there is no such task or format, or its file cannot be read.
+        OptionError: what the task needs is not there.
     """
-    if name not in TASKS:
-        raise TaskError(did_you_mean("task", name, TASKS))
-    return TASKS[name]()
+    name, colon, source = spec.partition(":")
+    if colon and name in FORMATS:
+        if not source:
+            raise TaskError(f"task {spec!r} names no file; write {FORMATS[name].form}")
+        return FORMATS[name].load(source)
+    if spec in FORMATS:
+        raise TaskError(f"task {spec!r} is read from a file; write {FORMATS[spec].form}")
+    if spec not in TASKS:
+        raise TaskError(did_you_mean("task", spec, [*TASKS, *(form.form for form in FORMATS.values())]))
+    return TASKS[spec]()
 
 
 def load_model(spec: str) -> Model:

@@ -66,6 +66,9 @@ class Row:
     """Spec of the scorer, as given; `none` without one."""
     problem: str
     level: int | None
+    """Of the problem."""
+    all_levels: bool = False
+    """Whether the sweep took problems of every level together, so that its cells are of no one level."""
     method: str
     """The method's label: its name and every option that is not the default."""
     budget: int
@@ -99,7 +102,7 @@ class Row:
     @property
     def context(self) -> Context:
         """What cells must share to be compared."""
-        return Context(self.task, self.level, self.model, self.scorer)
+        return Context(self.task, None if self.all_levels else self.level, self.model, self.scorer)
 
     @property
     def cell(self) -> CellKey:
@@ -129,6 +132,7 @@ class Row:
 
 SCHEMA: Mapping[str, str] = {
     "task": "string", "model": "string", "scorer": "string", "problem": "string", "level": "int64",
+    "all_levels": "bool",
     "method": "string", "budget": "int64", "seed": "int64", "correct": "bool", "any_correct": "bool",
     "candidates": "int64", "correct_candidates": "int64", "distinct_answers": "int64",
     "answer": "string", "stop_reason": "string", "error": "string", "ess": "float64",

@@ -222,6 +222,7 @@ async def _run(
         scorer=sweep.scorer,
         problem=problem.id,
         level=problem.level,
+        all_levels=sweep.level is None,
         method=cell.label,
         budget=cell.budget,
         seed=sweep.seed,
