@@ -17,6 +17,7 @@ from itscale.budget import Budget
 from itscale.commands.allocate import allocate
 from itscale.commands.bench import bench
 from itscale.commands.calibrate import calibrate
+from itscale.commands.plan import plan
 from itscale.commands.report import report
 from itscale.commands.serve import serve
 from itscale.commands.sources import (
@@ -149,6 +150,7 @@ app.command(
     "--problems 100 --out runs/mine"
 )(bench)
 app.command(epilog="Example: itscale report runs/demo")(report)
+app.command(epilog="Example: itscale plan --from runs/demo --target 0.8")(plan)
 
 
 app.command(epilog="Example: itscale allocate countdown --problems 100 --samples 800")(allocate)

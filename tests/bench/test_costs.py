@@ -17,7 +17,7 @@ EVEN = Accelerator(flops=1e12, bandwidth=1e12, power_w=100, usd_per_hour=3.6)
 
 @given(st.integers(0, 300), st.integers(1, 200), st.integers(1, 16))
 def test_the_sum_over_tokens_is_the_published_closed_form(prompt: int, generated: int, samples: int):
-    """Kinetics' decoding terms, summed a token at a time, are within the half token of 1..G against an integral."""
+    """Kinetics' decoding terms summed a token at a time: their integral, and half a token more."""
     size = SEVEN.head_size * SEVEN.layers
     found = modelled_cost(SEVEN, EVEN, prompt=prompt, generated=generated, samples=samples)
     prefill = 2.0 * SEVEN.parameters * prompt + 2.0 * prompt**2 * SEVEN.heads * size
@@ -59,7 +59,7 @@ def test_one_sample_is_bound_by_memory_and_many_by_arithmetic():
 
 
 def test_energy_and_dollars_are_seconds_at_their_rates():
-    """100 watts and 0.001 dollars a second; equivalent operations add the traffic at the machine's balance."""
+    """100 watts and 0.001 dollars a second; equivalent operations add traffic at the machine's balance."""
     found = modelled_cost(SEVEN, EVEN, prompt=10, generated=10, samples=2)
     assert found.joules == pytest.approx(100 * found.seconds)
     assert found.dollars == pytest.approx(0.001 * found.seconds)

@@ -50,14 +50,15 @@ def test_coverage_without_a_curve_is_refused():
 
 
 def test_saturation_is_found_and_its_point_is_where_gains_fall_below():
-    """F_max 0.8 and p 0.3: the ceiling is in its interval, and N* is the first N whose next gain is small."""
+    """F_max 0.8 and p 0.3 come back from 2,000 problems, and N* is the first N whose next gain is small."""
     rng = np.random.default_rng(5)
     budgets = [1, 2, 4, 8, 16, 32]
     first = np.where(rng.random(2000) < 0.8, rng.geometric(0.3, 2000), 10**9)
     outcomes = np.stack([first <= n for n in budgets], axis=1).astype(float)
     law = fit_saturation(budgets, outcomes)
     assert law.ceiling.low <= 0.8 <= law.ceiling.high
-    assert law.rate.low <= 0.3 <= law.rate.high
+    assert abs(law.rate.value - 0.3) < 0.03
+    assert law.rate.low < law.rate.value < law.rate.high
     assert max(map(abs, law.residuals)) < 0.02
     star = law.saturated_at(0.01)
     gains = [law.accuracy(n + 1) - law.accuracy(n) for n in range(40)]
@@ -88,7 +89,7 @@ def test_choosing_by_difficulty_beats_one_choice_where_it_can():
 
 
 def test_choosing_among_noise_is_not_rewarded():
-    """Thirty cells that all guess: on held-out problems the choice is worth a coin, not the best of thirty."""
+    """Thirty cells that all guess: on held-out problems the choice is worth a coin, not the best of 30."""
     rng = np.random.default_rng(11)
     rows = [
         row(str(i), f"m{j}", 1, correct=bool(rng.random() < 0.5), tokens=10)
@@ -117,7 +118,7 @@ def test_the_plan_is_the_cheapest_that_reaches_the_target():
     assert first.accuracy == pytest.approx(0.7)
     assert first.cost_low < 80 < first.cost_high < 160
     assert 0.35 < first.confidence < 0.75
-    assert (second.cell.method, second.cell.budget, second.cost) == ("dear", 1, 500)
+    assert (second.cell.method, second.cell.budget, second.cost) == ("dear", 1, pytest.approx(500))
     assert second.confidence > 0.95
     assert (third.reaches, third.accuracy, third.cost_high) == (False, 0.6, math.inf)
 

@@ -17,17 +17,27 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from itscale.budget import Price
+from itscale.bench.rows import Row
+from itscale.budget import Price, Usage
 from itscale.errors import OptionError, did_you_mean
 
-__all__ = ["ACCELERATORS", "Accelerator", "ModelShape", "Modelled", "Prices", "modelled_cost", "read_prices"]
+__all__ = [
+    "ACCELERATORS",
+    "Accelerator",
+    "ModelShape",
+    "Modelled",
+    "Prices",
+    "modelled_cost",
+    "priced",
+    "read_prices",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +183,25 @@ class Prices:
         if name not in known:
             raise OptionError(did_you_mean("hardware", name, known))
         return known[name]
+
+
+def priced(rows: Sequence[Row], prices: Prices) -> list[Row]:
+    """The rows with the dollars that their models' prices make of their tokens; others as they are."""
+    return [
+        row
+        if row.model not in prices.models
+        else replace(row, usage=replace(row.usage, dollars=_dollars(row.usage, prices.models[row.model])))
+        for row in rows
+    ]
+
+
+def _dollars(usage: Usage, price: Price) -> float:
+    fresh = usage.prompt_tokens - usage.cached_tokens
+    return (
+        fresh * price.prompt_usd
+        + usage.cached_tokens * price.cached_usd
+        + usage.generated_tokens * price.generated_usd
+    ) / 1e6
 
 
 def read_prices(file: Path | None) -> Prices:

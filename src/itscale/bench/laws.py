@@ -61,7 +61,7 @@ class CoverageLaw:
 
     def samples_for(self, coverage: float) -> float:
         """The k at which the fit reaches a coverage: an extrapolation beyond the largest of `ks`."""
-        return float((math.log(coverage) / self.a.value) ** (1 / self.b.value))
+        return math.exp(math.log(math.log(coverage) / self.a.value) / self.b.value)
 
 
 def fit_coverage(counts: Sequence[tuple[int, int]], *, seed: int = 0) -> CoverageLaw:
@@ -76,7 +76,8 @@ def fit_coverage(counts: Sequence[tuple[int, int]], *, seed: int = 0) -> Coverag
     fitted = _line(ks, each.mean(axis=0)) if most else None
     if fitted is None:
         raise ValueError(
-            "coverage is 0 or 1 at all but one k, so there is no curve to fit; give samples of harder or easier problems"
+            "coverage is 0 or 1 at all but one k, so there is no curve to fit; "
+            "give samples of harder or easier problems"
         )
     a, b = fitted
     again = [line for rows in _resampled(each, seed) if (line := _line(ks, rows.mean(axis=0)))]
@@ -110,7 +111,7 @@ class Saturation:
 
     def accuracy(self, n: float) -> float:
         """Fitted accuracy at N."""
-        return self.ceiling.value * (1 - (1 - self.rate.value) ** n)
+        return self.ceiling.value * (1 - math.pow(1 - self.rate.value, n))
 
     def saturated_at(self, gain: float) -> int:
         """The N* from which one more sample gains less than `gain`: F_max p (1 - p)^N < gain."""
@@ -192,9 +193,9 @@ def compute_optimal(
         right[at] += row.correct
         spent[at] += COSTS[cost](row.usage)
         runs[at] += 1
-    ran = (runs > 0).all(axis=0)
+    ran = np.asarray((runs > 0).all(axis=0))
     right, spent = right[:, ran] / runs[:, ran], spent[:, ran] / runs[:, ran]
-    kept = [c for c, whole in zip(cells, ran, strict=True) if whole]
+    kept = [c for c, whole in zip(cells, ran.tolist(), strict=True) if whole]
     group = np.arange(len(problems)) * bins // max(1, len(problems))
     fold = np.arange(len(problems)) % FOLDS
     found = []

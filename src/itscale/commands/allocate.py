@@ -23,7 +23,7 @@ from itscale.explain import account
 from itscale.methods.majority import Majority
 from itscale.randomness import derive
 from itscale.registry import TASKS, load_task, parse_method
-from itscale.tasks.base import GeneratedTask
+from itscale.tasks.base import Task
 from itscale.types import Problem, Prompt
 
 __all__ = ["allocate"]
@@ -101,7 +101,7 @@ class _Work:
     prompts: Sequence[Prompt]
     seeds: Sequence[int] | None = None
     """Of a task's problems those of `bench`, so that the samples are the same."""
-    task: GeneratedTask | None = None
+    task: Task | None = None
     problems: Sequence[Problem] = ()
 
     @classmethod

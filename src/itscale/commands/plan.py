@@ -11,13 +11,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from itscale.bench.costs import read_prices
+from itscale.bench.costs import priced, read_prices
 from itscale.bench.economy import COSTS, Cost
 from itscale.bench.laws import fit_coverage
 from itscale.bench.plan import Option, plan_for
 from itscale.bench.rows import Context, Row
 from itscale.bench.store import read_run
-from itscale.commands.report import priced
 from itscale.commands.sources import stdout
 from itscale.errors import OptionError, did_you_mean
 
@@ -87,18 +86,20 @@ def _table(options: list[Option], title: str, cost: str) -> Table:
 
 def _advice(options: list[Option], rows: list[Row], target: float, cost: str, problems: int) -> list[str]:
     best = options[0]
+    cell = best.cell
     if best.reaches:
-        return [
-            f"Run {best.cell.method} at N = {best.cell.budget}: about {_amount(best.cost, cost)} {cost} a problem, "
-            f"{_amount(best.cost * problems, cost)} for {problems:,}. On {best.confidence:.0%} of resampled sets of "
-            "problems this N is enough; a larger one is safer."
-        ]
-    found = [
-        f"Nothing that was run reaches {target:.0%}: the best is {best.cell.method} at N = {best.cell.budget} "
+        told = (
+            f"Run {cell.method} at N = {cell.budget}: about {_amount(best.cost, cost)} {cost} a problem, "
+            f"{_amount(best.cost * problems, cost)} for {problems:,}. On {best.confidence:.0%} of resampled "
+            "sets of problems this N is enough; a larger one is safer."
+        )
+        return [told]
+    told = (
+        f"Nothing that was run reaches {target:.0%}: the best is {cell.method} at N = {cell.budget} "
         f"with {best.accuracy:.1%}."
-    ]
+    )
     ceiling = _ceiling(rows, target)
-    return found + ([ceiling] if ceiling else [])
+    return [told, *([ceiling] if ceiling else [])]
 
 
 def _ceiling(rows: list[Row], target: float) -> str | None:

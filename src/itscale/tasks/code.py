@@ -55,10 +55,10 @@ class CodeTask(DataTask):
 
 
 def extract_code(text: str) -> str:
-    """The last fenced block of Python, or the whole text where there is none.
+    r"""The last fenced block of Python, or the whole text where there is none.
 
-    >>> extract_code("Here it is:\\n```python\\ndef f():\\n    return 1\\n```\\nDone.")
-    'def f():\\n    return 1\\n'
+    >>> extract_code("Here it is:\\n```python\ndef f():\n    return 1\n```\nDone.")
+    'def f():\n    return 1\n'
     """
     blocks = _BLOCK.findall(text)
     return blocks[-1] if blocks else text

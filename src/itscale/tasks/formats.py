@@ -125,7 +125,7 @@ def _hub_records(source: str) -> Iterator[tuple[int, Record]]:
     identity, _, query = source.removeprefix("hf://").partition("?")
     options = dict(parse_qsl(query))
     if unknown := options.keys() - {"name", "split", "revision"}:
-        raise TaskError(f"{source}: unknown {sorted(unknown)[0]!r}; known: name, revision, split")
+        raise TaskError(f"{source}: unknown {min(unknown)!r}; known: name, revision, split")
     try:
         datasets: Any = importlib.import_module("datasets")
     except ImportError as error:
@@ -154,9 +154,9 @@ def _own(source: str) -> Task:
     options = dict(parse_qsl(query))
     if unknown := options.keys() - {"answers", "question", "answer", "name", "instruction"}:
         raise TaskError(
-            f"jsonl:{source}: unknown {sorted(unknown)[0]!r}; known: answer, answers, instruction, name, question"
+            f"jsonl:{source}: unknown {min(unknown)!r}; known: answer, answers, instruction, name, question"
         )
-    return from_jsonl(Path(file).expanduser(), **options)  # type: ignore[arg-type]  # all are texts
+    return from_jsonl(Path(file).expanduser(), **options)
 
 
 FORMATS: Mapping[str, Format] = {

@@ -1,4 +1,4 @@
-"""Closes every door it can and then becomes the program: `python -I -S jail.py FOLDER CPU_S MEMORY_MB FILE_MB PROCESSES`.
+"""Closes every door it can and then becomes the program: `jail.py FOLDER CPU_S MEMORY_MB FILE_MB PROCESSES`.
 
 Started by `sandbox.py` only. Exits with 97 and a sentence when a door does not close.
 """
@@ -12,6 +12,7 @@ import signal
 import struct
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 __all__ = ["main"]
 
@@ -35,7 +36,7 @@ def main() -> None:
         if child == 0:
             _become_the_program(folder, *map(int, limits))
     except OSError as error:
-        _refuse(str(error))
+        child = _refuse(str(error))
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     os._exit(code if code >= 0 else 128 - code)
@@ -103,7 +104,7 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
     os.close(opened)
 
 
-def _refuse(why: str) -> None:
+def _refuse(why: str) -> NoReturn:
     os.write(1, why.encode())
     os._exit(REFUSED)
 

@@ -6,7 +6,8 @@ installation and writes only in a fresh folder; limits of the system on processo
 size, open files and processes; no environment; no new privileges. Where any of these cannot be had,
 `check` raises and nothing is run.
 
-What does not: it shares the kernel, so a kernel fault is a way out, and it can use its processor time
+What does not: for a user who is root the system does not limit the number of processes (all end with the
+program all the same); it shares the kernel, so a kernel fault is a way out, and it can use its processor time
 as it likes. Do not run programs of an adversary on a machine you cannot lose.
 """
 
@@ -102,6 +103,6 @@ def _works(sandbox: Sandbox) -> None:
     ran = sandbox.run("print('confined')")
     if ran.exit_code or ran.output.strip() != "confined":
         raise OptionError(
-            f"a program that prints one word ended with {ran.exit_code} in the sandbox ({ran.output[-200:]!r}); "
+            f"a program that prints one word ended with {ran.exit_code} ({ran.output[-99:]!r}); "
             "raise the limits of the sandbox, or run code tasks on another machine"
         )
