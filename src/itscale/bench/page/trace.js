@@ -19,7 +19,7 @@ function openTrace(context, problem, cell) {
 
 // The run worth seeing first: one that resampled or pruned, of middling size.
 function telling(context, runs) {
-  const value = (run) => (run.frames.some((f) => f.kind === "resample") ? 2000 : run.frames.some((f) => f.kind === "prune") ? 1000 : 0) - Math.abs(run.candidates.length - 16);
+  const value = (run) => (run.frames.some((f) => f.kind === "resample") ? 2000 : run.frames.some((f) => f.kind === "prune") ? 1000 : 0) - Math.abs(run.nodes.length - 70);
   return runs.length ? runs.reduce((a, b) => (value(b) > value(a) ? b : a)).cell : null;
 }
 
@@ -148,7 +148,9 @@ function drawFrame(run, stage, side, caption) {
     if (times > 1) put(svg, "text", { class: "times", x: px(i) + r + 3, y: py(i) + 4 }, "×" + times);
   }
   if (final) nameAnswers(svg, run, px, py, state, row);
-  stage.scrollLeft = scroll[0]; stage.scrollTop = scroll[1];
+  stage.scrollLeft = scroll[0];
+  stage.scrollTop = run.seen ? scroll[1] : Math.max(0, py(chosen ?? 0) - stage.clientHeight / 2);
+  run.seen = true;
   readPath(side, run, viewer.picked ?? (final ? chosen : null));
 }
 
