@@ -36,6 +36,7 @@ from itscale.methods import (
     SegmentTree,
     SemanticTree,
     ShortMAtK,
+    SMCBeam,
     StepBeam,
     WeightedBestOfN,
 )
@@ -82,6 +83,7 @@ __all__ = [
     "Rebase",
     "Result",
     "RoundRobin",
+    "SMCBeam",
     "Sample",
     "SegmentTree",
     "SemanticTree",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from itscale.randomness import Randomness, Seeded
 from itscale.testing import enumerate_expectation, enumerate_law
-from itscale.weights import SCHEMES
+from itscale.weights import SCHEMES, optimal
 from itscale.weights.resampling import _checked
 
 NAMES = sorted(SCHEMES)
@@ -136,3 +136,50 @@ def test_no_slots_are_refused():
     """Resampling to nothing would lose the population."""
     with pytest.raises(ValueError, match="at least 1"):
         _checked(np.array([1.0]), 0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+@pytest.mark.parametrize("p", [*EXACT, [0.5, 0.3, 0.1, 0.06, 0.04]], ids=str)
+def test_optimal_weights_are_exact_in_expectation(p, n):
+    """E[new weight of i] = p_i, over every outcome; each index once, no more than n of them."""
+    p = np.array(p)
+
+    def weights(rng: Randomness) -> np.ndarray:
+        picked, given = optimal(p, n, rng)
+        assert len(set(picked.tolist())) == len(picked) == min(n, np.count_nonzero(p))
+        return np.bincount(picked, weights=given, minlength=len(p))
+
+    assert enumerate_expectation(weights) == pytest.approx(p, abs=1e-12)
+
+
+@given(raw=weights, n=st.integers(1, 12), seed=seeds)
+@settings(max_examples=80, deadline=None)
+def test_optimal_threshold_solves_its_equation(raw, n, seed):
+    """Whoever is above c keeps its weight, everybody else that is left has c, and sum min(p/c, 1) = n."""
+    p = distribution(raw)
+    picked, given = optimal(p, n, Seeded(seed))
+    assert len(set(picked.tolist())) == len(picked)
+    assert given.sum() == pytest.approx(1.0)
+    if np.count_nonzero(p) > n:
+        changed = given[given != p[picked]]
+        c = changed.min() if len(changed) else given.min()
+        assert np.minimum(p / c, 1).sum() == pytest.approx(n, rel=1e-6)
+
+
+def test_optimal_has_less_error_than_resampling():
+    """E sum (new - old)^2 is below that of systematic resampling to as many slots."""
+    p, n = np.array([0.5, 0.3, 0.1, 0.06, 0.04]), 3
+
+    def error(rng: Randomness, new) -> float:
+        return float(np.sum((new(rng) - p) ** 2))
+
+    def chosen(rng: Randomness) -> np.ndarray:
+        picked, given = optimal(p, n, rng)
+        return np.bincount(picked, weights=given, minlength=len(p))
+
+    def resampled(rng: Randomness) -> np.ndarray:
+        return np.bincount(SCHEMES["systematic"](p, n, rng), minlength=len(p)) / n
+
+    assert enumerate_expectation(lambda rng: error(rng, chosen)) < enumerate_expectation(
+        lambda rng: error(rng, resampled)
+    )

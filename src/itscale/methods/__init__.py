@@ -33,6 +33,7 @@ from itscale.methods.segment_tree import SegmentTree
 from itscale.methods.self_evaluation import SelfEvaluation
 from itscale.methods.semantic_tree import SemanticTree
 from itscale.methods.short_m_at_k import ShortMAtK
+from itscale.methods.smc_beam import SMCBeam
 from itscale.methods.step_beam import StepBeam
 from itscale.methods.thinking_mode import ThinkingMode
 
@@ -68,6 +69,7 @@ __all__ = [
     "Rebase",
     "Result",
     "RoundRobin",
+    "SMCBeam",
     "Sample",
     "SegmentTree",
     "SelfEvaluation",

@@ -38,6 +38,7 @@ from itscale.methods import (
     SelfEvaluation,
     SemanticTree,
     ShortMAtK,
+    SMCBeam,
     StepBeam,
     ThinkingMode,
     WeightedBestOfN,
@@ -85,5 +86,6 @@ METHODS: Mapping[str, type[Method]] = {
         ParticleFilter,
         EntropicParticleFilter,
         ParticleGibbs,
+        SMCBeam,
     )
 }

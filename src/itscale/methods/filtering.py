@@ -28,6 +28,7 @@ from typing import Literal
 import numpy as np
 
 from itscale.errors import OptionError, did_you_mean
+from itscale.methods.arrivals import together
 from itscale.methods.base import best, candidate
 from itscale.methods.session import Judged, Session
 from itscale.randomness import Randomness
@@ -142,17 +143,20 @@ async def extended(
     session: Session,
     log_potential: LogPotential,
     reference: Path | None = None,
+    *,
+    proposal_temperature: float | None = None,
 ) -> Population[Path]:
     """Every living path one step longer, reweighted by `log_potential(old, new)` (nats).
 
     Adds to `scores`; without a judgement a child keeps its parent's. An ended path stays as it is, a
     path whose call failed stays with weight zero. With a `reference` (conditional SMC) slot 0 is a
-    prefix of it and goes on along it, without asking the model.
+    prefix of it and goes on along it, without asking the model. Steps drawn at a
+    `proposal_temperature` have their `log_importance` in the weight too.
     """
     free = [i for i, w in enumerate(population.log_weights) if w > -math.inf and (i or reference is None)]
     asked = [population.items[i] for i in free]
     # Ended paths go in as well: the session gives them back, and so knows that some are left.
-    groups = await session.extend_scored(asked, required=reference is None)
+    groups = await session.extend_scored(asked, temperature=proposal_temperature, required=reference is None)
     grown: dict[int, Judged] = {i: group[0] for i, group in zip(free, groups, strict=True) if group}
     if reference is not None:
         grown[0] = (reference_at(reference, population.items[0].depth + 1), None)
@@ -162,7 +166,26 @@ async def extended(
         if new not in scores:
             scores[new] = judged or scores[old]
         items[i], increments[i] = new, 0.0 if new is old else log_potential(old, new)
+    if proposal_temperature is not None:
+        moved = [i for i, (new, _) in grown.items() if new is not population.items[i]]
+        ratios = await together(log_importance(session, items[i]) for i in moved)
+        for i, ratio in zip(moved, ratios, strict=True):
+            increments[i] += ratio
     return Population(tuple(items), population.log_weights).reweight(increments)
+
+
+async def log_importance(session: Session, path: Path) -> float:
+    """log p(step) / q(step) (nats) of a path's last step, drawn from q: p at the method's temperature.
+
+    -inf, a lost path, when the call for it failed; 0 when a limit bound and the run is over anyway.
+    """
+    assert path.parent is not None
+    assert path.step is not None
+    assert path.step.logprob is not None
+    target = await session.logprobs(path.parent, path.step.token_ids)
+    if target is None:
+        return 0.0 if session.exhausted else -math.inf
+    return math.fsum(target) - path.step.logprob
 
 
 def reference_at(reference: Path, depth: int) -> Path:

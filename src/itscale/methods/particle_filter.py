@@ -18,6 +18,10 @@ score of the first t steps:
 `odds` what its code weighs by. The table and its sources are in `methods/filtering.py`. A path that
 a limit leaves unfinished keeps the weight it had on the way.
 
+With a `proposal_temperature` steps are drawn from the model q at that temperature, while p stays the
+model at the method's: the weight of a step is multiplied by p(step) / q(step), its tokens' given the
+prefix. q is known from the draw, p is asked of the model (`Capability.GIVEN`). The law is the same.
+
 Departures from the published codes, each of them needed for that law: weights are carried when
 nothing is resampled, finished paths stay in their slot with their weight final, and nothing is
 resampled after the last step. A failed call is a weight of zero. A path that a limit cut off keeps
@@ -49,13 +53,20 @@ from itscale.methods.filtering import (
     target_potential,
 )
 from itscale.methods.session import Session
+from itscale.models.base import Capability
 from itscale.randomness import Randomness
 from itscale.types import Path, StopReason
 from itscale.weights import SCHEMES, Population, Scheme
 
 __all__ = ["ParticleFilter"]
 
-_FIXED = {"target": "final", "resampling": "systematic", "ess_threshold": 0.5, "choose": "vote"}
+_FIXED = {
+    "target": "final",
+    "proposal_temperature": None,
+    "resampling": "systematic",
+    "ess_threshold": 0.5,
+    "choose": "vote",
+}
 """Options that the published code leaves no choice about, at their defaults."""
 
 
@@ -74,6 +85,8 @@ class ParticleFilter(StepMethod):
 
     target: Target = "final"
     """Which distribution the population samples; see the module's table."""
+    proposal_temperature: float | None = None
+    """Draw steps at this temperature instead; the weights make up for it."""
     resampling: Scheme = "systematic"
     ess_threshold: float = 0.5
     """Resample when the effective sample size is below this share of N: 0 never, 1 whenever the
@@ -93,6 +106,7 @@ class ParticleFilter(StepMethod):
             raise OptionError(f"ess_threshold is {self.ess_threshold}; give a share of N, 0 to 1")
         if self.max_steps < 1:
             raise OptionError(f"max_steps is {self.max_steps}; give at least 1")
+        self._check_proposal()
         if self.compatibility is not None:
             check_known(self, compatibility=["puri2025"])
             changed = [option for option, default in _FIXED.items() if getattr(self, option) != default]
@@ -100,6 +114,24 @@ class ParticleFilter(StepMethod):
                 raise OptionError(
                     f"compatibility={self.compatibility} fixes {', '.join(_FIXED)}; leave out {changed[0]}"
                 )
+
+    def _check_proposal(self) -> None:
+        """Whatever the target may do the proposal must be able to do."""
+        if self.proposal_temperature is None:
+            return
+        if not (self.proposal_temperature > 0 and self.temperature > 0):
+            raise OptionError("proposal_temperature weighs draws; give it and temperature above 0")
+        if self.top_p < 1 and self.proposal_temperature < self.temperature:
+            raise OptionError(
+                "top_p leaves a colder proposal fewer tokens than the target has; "
+                "give top_p=1, or a proposal_temperature of at least temperature"
+            )
+
+    @property
+    def required(self) -> frozenset[Capability]:
+        if self.proposal_temperature is None:
+            return self.needs
+        return self.needs | {Capability.LOGPROBS, Capability.GIVEN}
 
     async def search(self, session: Session) -> Outcome:
         """Extend, score, reweight, resample when the weights are too uneven; until all have ended."""
@@ -128,7 +160,11 @@ class ParticleFilter(StepMethod):
     ) -> Population[Path]:
         """Every living path one step longer and reweighted; records the new `scores`."""
         population = await extended(
-            population, scores, session, target_potential(self.target, scores, session)
+            population,
+            scores,
+            session,
+            target_potential(self.target, scores, session),
+            proposal_temperature=self.proposal_temperature,
         )
         return population if self.compatibility is None else published_weights(population, scores)
 

@@ -1,6 +1,15 @@
 """Log weights, effective sample size, resampling schemes, and the population they act on."""
 
 from itscale.weights.population import Population
-from itscale.weights.resampling import SCHEMES, Scheme, multinomial, residual, stratified, systematic
+from itscale.weights.resampling import SCHEMES, Scheme, multinomial, optimal, residual, stratified, systematic
 
-__all__ = ["SCHEMES", "Population", "Scheme", "multinomial", "residual", "stratified", "systematic"]
+__all__ = [
+    "SCHEMES",
+    "Population",
+    "Scheme",
+    "multinomial",
+    "optimal",
+    "residual",
+    "stratified",
+    "systematic",
+]

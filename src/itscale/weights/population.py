@@ -16,7 +16,7 @@ Reference: Chopin & Papaspiliopoulos 2020, "An Introduction to Sequential Monte 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -25,11 +25,12 @@ import numpy.typing as npt
 
 from itscale.errors import AllFailedError
 from itscale.randomness import Randomness
-from itscale.weights.resampling import SCHEMES, Scheme
+from itscale.weights.resampling import SCHEMES, Scheme, optimal
 
 __all__ = ["Population"]
 
 T = TypeVar("T")
+S = TypeVar("S")
 Floats = npt.NDArray[np.float64]
 
 
@@ -151,6 +152,38 @@ class Population(Generic[T]):
         items = tuple(self.items[a] for a in ancestors)
         left = self.log_weights[ancestors] - drawn.log_weights[ancestors]
         return Population(items, left + drawn.log_evidence), ancestors
+
+    def split(self, shares: Sequence[Mapping[S, float]]) -> Population[S]:
+        """Every item replaced by those that share its weight.
+
+        >>> population = Population.start("ab").reweight([math.log(3), math.log(1)])
+        >>> again = population.split([{"aa": 0.5, "ab": 0.5}, {"b": 1.0}])
+        >>> again.items, again.weights.tolist(), round(math.exp(again.log_evidence), 12)
+        (('aa', 'ab', 'b'), [0.375, 0.375, 0.25], 2.0)
+
+        Args:
+            shares: for each item who shares its weight, and how (linear). What they do not add up
+                to 1 by is lost.
+
+        Raises:
+            ValueError: there is not one mapping for each item, or nothing is left.
+            AllFailedError: nothing that is left has any weight.
+        """
+        if len(shares) != len(self):
+            raise ValueError(f"{len(shares)} groups for {len(self)} items; give exactly one each")
+        parts = [(item, i, share) for i, group in enumerate(shares) for item, share in group.items()]
+        scale = math.log(len(parts) / len(self)) if parts else 0.0
+        log_weights = [self.log_weights[i] + math.log(share) + scale for _, i, share in parts]
+        return Population(tuple(item for item, _, _ in parts), np.array(log_weights))
+
+    def reduce(self, n: int, rng: Randomness) -> Population[T]:
+        """At most `n` of the items, none twice: unbiased for any sum over the weighted items.
+
+        The scheme is `optimal`; lost items are dropped first.
+        """
+        picked, weights = optimal(self.weights, n, rng)
+        log_weights = np.log(weights) + self.log_evidence + math.log(len(picked))
+        return Population(tuple(self.items[i] for i in picked), log_weights)
 
     def _scaled(self) -> Floats:
         """Weights divided by the largest, so that the largest is 1 and nothing overflows."""

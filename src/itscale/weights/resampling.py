@@ -5,10 +5,13 @@ Every draw is a finite choice (`Randomness.choose`), so that the enumerator of `
 can follow all of them; where the literature draws one uniform offset (systematic), its outcome is
 piecewise constant in the offset, and the piece is what is chosen.
 
+`optimal` is of another kind: it never picks an index twice, and what it picks has unequal weights.
+
 Not covered: when to resample (that is the caller's rule on `Population.ess`).
 
-Reference: Douc, Cappé & Moulines 2005, "Comparison of resampling schemes for particle filtering",
-arXiv cs/0507025.
+References: Douc, Cappé & Moulines 2005, "Comparison of resampling schemes for particle filtering",
+arXiv cs/0507025; Fearnhead & Clifford 2003, "On-line inference for hidden Markov models via particle
+filters", JRSS B 65.
 """
 
 from __future__ import annotations
@@ -21,9 +24,9 @@ import numpy.typing as npt
 
 from itscale.randomness import Randomness
 
-__all__ = ["SCHEMES", "Scheme", "multinomial", "residual", "stratified", "systematic"]
+__all__ = ["SCHEMES", "Scheme", "multinomial", "optimal", "residual", "stratified", "systematic"]
 
-Scheme = Literal["multinomial", "residual", "stratified", "systematic"]
+Scheme = Literal["multinomial", "optimal", "residual", "stratified", "systematic"]
 Floats = npt.NDArray[np.float64]
 Ancestors = npt.NDArray[np.intp]
 
@@ -101,6 +104,45 @@ SCHEMES: dict[str, Callable[[Floats, int, Randomness], Ancestors]] = {
     "systematic": systematic,
 }
 """All schemes by name."""
+
+
+def optimal(probabilities: Floats, n: int, rng: Randomness) -> tuple[Ancestors, Floats]:
+    """At most `n` different indices and their new weights: E[new weight of i] = p_i, 0 if not picked.
+
+    With the threshold c that solves sum_i min(p_i / c, 1) = n, whoever is above c is kept with its
+    weight; i below c survives with probability p_i / c, its weight then c. Of all unbiased schemes
+    that leave n it has the least expected squared error (Fearnhead & Clifford 2003, section 3.2).
+
+    >>> from itscale.randomness import Seeded
+    >>> picked, weights = optimal(np.array([0.6, 0.2, 0.1, 0.1]), 3, Seeded(0))
+    >>> len(set(picked.tolist())), weights.round(12).tolist()
+    (3, [0.6, 0.2, 0.2])
+
+    Args:
+        probabilities: linear, shape (N,), summing to 1.
+        n: how many may be left.
+        rng: makes one choice.
+
+    Returns:
+        The indices, increasing, and their weights (linear), shape (n,), or fewer where fewer have
+        any weight.
+
+    Raises:
+        ValueError: `probabilities` is no distribution, or `n` is below 1.
+    """
+    p = _checked(probabilities, n)
+    if np.count_nonzero(p) <= n:
+        whole: Ancestors = np.flatnonzero(p)
+        return whole, p[whole]
+    order = np.argsort(-p, kind="stable")
+    left = np.cumsum(p[order][::-1])[::-1]
+    kept = next(k for k in range(n) if p[order[k]] * (n - k) <= left[k] * (1 + _ROUNDING))
+    threshold, small = left[kept] / (n - kept), np.sort(order[kept:])
+    drawn = small[systematic(p[small] / p[small].sum(), n - kept, rng)]
+    weights = p.copy()
+    weights[drawn] = threshold
+    picked = np.sort(np.concatenate([order[:kept], drawn]))
+    return picked, weights[picked]
 
 
 def _checked(probabilities: Floats, n: int) -> Floats:
