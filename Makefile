@@ -33,11 +33,12 @@ claims: setup  ## measure what papers claim, on the embedded tasks; rewrites tha
 
 train: setup  ## retrain both embedded models from nothing into OUT (default runs/train); about two hours
 	$(RUN) -m recipes.train_reasoner --out $(OUT)/reasoner
-	OMP_NUM_THREADS=1 $(RUN) -m recipes.rollouts --model $(OUT)/reasoner --out $(OUT)/rollouts-1.jsonl --seed 1 & \
-	OMP_NUM_THREADS=1 $(RUN) -m recipes.rollouts --model $(OUT)/reasoner --out $(OUT)/rollouts-2.jsonl --seed 2; wait
+	OMP_NUM_THREADS=1 $(RUN) -m recipes.rollouts --model $(OUT)/reasoner --out $(OUT)/rollouts-1.jsonl --seed 1 --problems 13150 & \
+	OMP_NUM_THREADS=1 $(RUN) -m recipes.rollouts --model $(OUT)/reasoner --out $(OUT)/rollouts-2.jsonl --seed 2 --only countdown; wait
 	$(RUN) -m recipes.recall --init $(OUT)/reasoner --out $(OUT)/recall
-	$(RUN) -m recipes.train_process_scorer --trunk $(OUT)/recall --rollouts $(OUT)/rollouts-1.jsonl $(OUT)/rollouts-2.jsonl \
-		--out $(OUT)/process_scorer
+	$(RUN) -m recipes.train_process_scorer --trunk $(OUT)/recall --rollouts $(OUT)/rollouts-1.jsonl --out $(OUT)/first_leg
+	$(RUN) -m recipes.train_process_scorer --trunk $(OUT)/first_leg --rollouts $(OUT)/rollouts-2.jsonl $(OUT)/rollouts-1.jsonl \
+		--take 1 0.38 --steps 600 --muon-lr 0.003 --out $(OUT)/process_scorer
 
 wheel: setup  ## build the wheel into dist/
 	$(RUN) -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .

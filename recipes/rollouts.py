@@ -57,7 +57,7 @@ async def collect(options: argparse.Namespace) -> None:
     model = LocalModel.load(options.model, kv_memory_bytes=2**30)
     rng = random.Random(options.seed)
     side: Split = "test" if options.held_out else "train"
-    mixture = MIXTURES["scorer"]
+    mixture = [part for part in MIXTURES["scorer"] if options.only in (None, part[0].name)]
     weights = [share for *_, share in mixture]
     right = done = 0
     with options.out.open("w") as out:
@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=6_600)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", choices=["countdown", "chain"], help="rollouts of one task alone")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--held-out", action="store_true")
     options = parser.parse_args()

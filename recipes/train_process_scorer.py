@@ -32,10 +32,15 @@ from recipes.optimise import Optimiser
 Row = tuple[list[int], list[int], list[int]]
 
 
-def load_rows(files: list[Path], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
-    """`(input_ids, right, legal)` of every rollout: 0 or 1, right at step ends alone, IGNORED elsewhere."""
+def load_rows(files: list[Path], shares: list[float], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
+    """`(input_ids, right, legal)` of rollouts: 0 or 1, right at step ends alone, IGNORED elsewhere.
+
+    Of each file its first lines, `shares` of them.
+    """
     ends = {tokenizer.convert_tokens_to_ids("\n"), tokenizer.eos_token_id}
-    rollouts = [json.loads(line) for file in files for line in file.open()]
+    lines = [file.read_text().splitlines() for file in files]
+    taken = [own[: round(share * len(own))] for own, share in zip(lines, shares, strict=True)]
+    rollouts = [json.loads(line) for own in taken for line in own]
     prompts = tokenizer([f"<user>{r['prompt']}<assistant>" for r in rollouts]).input_ids
     words = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     rows = []
@@ -88,8 +93,9 @@ class Judges(torch.nn.Module):
 def main() -> None:
     """Train, log, save."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trunk", type=Path, required=True, help="a causal checkpoint to start from")
+    parser.add_argument("--trunk", type=Path, required=True, help="the checkpoint to start from")
     parser.add_argument("--rollouts", type=Path, nargs="+", required=True)
+    parser.add_argument("--take", type=float, nargs="+", help="the share of each file to use; all of it")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--tokens-per-step", type=int, default=6144)
@@ -113,7 +119,7 @@ def main() -> None:
     model.dropout.p = 0.0
     both = Judges(model).to(options.device).train()
     optimiser = Optimiser(both, total_steps=options.steps, muon_lr=options.muon_lr, adamw_lr=options.adamw_lr)
-    rows = load_rows(options.rollouts, tokenizer)
+    rows = load_rows(options.rollouts, options.take or [1.0] * len(options.rollouts), tokenizer)
     print(f"{len(rows)} rollouts, {sum(len(row[0]) for row in rows)} tokens", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
     started, tokens, loss_sum, legal_sum, counted = time.monotonic(), 0, 0.0, 0.0, 0
