@@ -181,3 +181,7 @@ def doctor(
     typer.echo(json.dumps(report.to_json())) if as_json else stdout().print(report.table())
     if report.broken:
         raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -14,8 +14,7 @@ filter needs N to grow.
 
 Free slots resample multinomially, the scheme for which the conditional law is that simple, and only
 when the effective sample size is below `ess_threshold` N, the reference counted; else weights are
-carried. Not covered: ancestor sampling, which needs the log-probability of a given continuation, and
-no model seam tells that yet. Departure from the published code: there the reference is weighed by
+carried. Not covered: ancestor sampling. Departure from the published code: there the reference is weighed by
 its score one step ahead, which breaks the law.
 """
 
