@@ -12,13 +12,13 @@ import torch
 
 from itscale.budget import Budget, Ledger
 from itscale.embedded import PROCESS_SCORER, REASONER
-from itscale.errors import ModelError, OptionError, PromptError
+from itscale.errors import ModelError, OptionError, PromptError, ScorerError
 from itscale.models.engine.judge import RESOLUTION
 from itscale.models.local import LocalModel, load_pretrained
 from itscale.randomness import Seeded
 from itscale.scorers.prm import LocalProcessScorer
 from itscale.tasks import Chain, Countdown
-from itscale.types import Path, Prompt, Sampling, Step, Until
+from itscale.types import End, Path, Prompt, Sampling, Step, Until
 
 
 async def sampled(model: LocalModel, count: int) -> list[Path]:
@@ -163,3 +163,25 @@ def test_text_alone_is_spelled_as_the_reasoner_would_have(
             assert await process_scorer.score(told, ledger) == await process_scorer.score(path, ledger)
 
     asyncio.run(run())
+
+
+def test_an_engine_that_fails_answers_everybody_who_waits(monkeypatch):
+    """What breaks on the engine's thread is a typed error for each path, never a wait for ever."""
+    scorer = LocalProcessScorer.load(PROCESS_SCORER)
+
+    def broken(*args, **options):
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(scorer.engine.forward, "prefill", broken)
+    paths = [Path.root(Prompt.user(f"Make {n} from 3, 7, 12, 23.")) for n in (45, 31)]
+    steps = [path.child(Step((22, 10, 26), "3 + 7", End.BOUNDARY)) for path in paths]
+
+    async def ask() -> list:
+        calls = (scorer.score(path, Ledger(Budget())) for path in steps)
+        return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), timeout=20)
+
+    answers = asyncio.run(ask())
+    assert [type(answer) for answer in answers] == [ScorerError, ScorerError]
+    monkeypatch.undo()
+    assert len(asyncio.run(scorer.score(steps[0], Ledger(Budget())))) == 1, "the engine goes on"
+    asyncio.run(scorer.close())

@@ -148,11 +148,12 @@ class CachedForward:
         return kept[0]
 
     def _run(self, ids: torch.Tensor, positions: torch.Tensor, **options: int) -> torch.Tensor:
+        wanted = {} if self._inside is None else {"output_hidden_states": True}
         output = self.model(
             input_ids=ids.to(self.device),
             position_ids=positions.to(self.device),
             use_cache=False,
-            output_hidden_states=self._inside is not None,
+            **wanted,
             **options,
         )
         if self._inside is not None:

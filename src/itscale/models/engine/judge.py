@@ -63,6 +63,7 @@ class Judge:
         self.max_context = max_context
         self.max_rows = max_rows
         self._waiting: list[Judgement] = []
+        self._taken: list[tuple[Judgement, Segment]] = []
         self._worker = Worker("itscale-judge", self._turn, self._fail_all, share_the_cores)
 
     async def score(self, path: Path) -> Judgement:
@@ -84,7 +85,7 @@ class Judge:
         for request in [r for r in self._waiting if r.cancelled]:
             self._waiting.remove(request)
             self._worker.answer(request)
-        taken = self._admit()
+        taken = self._taken = self._admit()
         while True:
             plan = self.cache.plan(s for _, s in taken if not s.computed)
             if not plan:
@@ -100,6 +101,7 @@ class Judge:
             self.cache.use(segment, -1)
             request.scores = _scores(segment)
             self._worker.answer(request)
+        self._taken = []
         return bool(self._waiting)
 
     def _admit(self) -> list[tuple[Judgement, Segment]]:
@@ -166,11 +168,13 @@ class Judge:
         return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, logit))))
 
     def _fail_all(self, error: Exception) -> None:
-        for request in self._waiting:
+        for _, segment in self._taken:
+            self.cache.use(segment, -1)
+        for request in [*(request for request, _ in self._taken), *self._waiting]:
             request.error = ScorerError(f"the in-process scorer failed: {error!r}; please report this")
             request.error.__cause__ = error
             self._worker.answer(request)
-        self._waiting = []
+        self._waiting, self._taken = [], []
 
 
 def _log_odds(logits: torch.Tensor) -> list[float]:
