@@ -51,9 +51,10 @@ class Asking:
             reply = self.dialect.read(body)
             children = [self._child(choice, reply) for choice in reply.choices]
         except Malformed as error:
+            address = self.dialect.endpoint.address
             raise ModelError(
                 f"{self.request.url} answered against the protocol: {error}; "
-                f"see: itscale doctor {self.dialect.endpoint.address.url}"
+                f"see: itscale doctor openai:{address.model}@{address.url}"
             ) from None
         finally:
             self._charge(call, counts_in(body), reply)
