@@ -2,8 +2,8 @@
 
 A prompt of four to ten shuffled definitions, as Chain writes them, and then every definition once more in
 another order; loss on what stands behind each `name =`. Nothing else can be done with such a sequence
-than find the name in the prompt, so the circuit for it forms within 200 steps, where 9,000 steps of the
-reasoner's own training had not made it: there the same token also takes planning and arithmetic.
+than find the name in the prompt: accuracy is 97 % after 200 steps. In the reasoner's own training the same
+token also takes planning and arithmetic.
 
 Writes a checkpoint and `training.jsonl`. The process reward model starts from this trunk. It is no
 reasoner any more, and is not shipped.
