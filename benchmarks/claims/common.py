@@ -112,6 +112,9 @@ def block(claim: Claim, findings: Sequence[Finding]) -> str:
 def write_section(blocks: Sequence[tuple[Claim, str]], page: FilePath = PAGE) -> None:
     """Put blocks between the page's two markers, in place of older ones of the same claims.
 
+    Every other byte of the page stays. Blocks stand in the order of their names, so that claims measured
+    by several people meet in the page without a conflict, whoever was first.
+
     Raises:
         ValueError: the page lacks the markers.
     """
@@ -124,8 +127,10 @@ def write_section(blocks: Sequence[tuple[Claim, str]], page: FilePath = PAGE) ->
     kept = dict(re.findall(r"(?s)(?<=<!-- claim )([\w-]+)(?= -->\n)(.*?<!-- /claim \1 -->)", section))
     kept = {name: f"<!-- claim {name}{own}" for name, own in kept.items()}
     kept |= {claim.name: own for claim, own in blocks}
-    inside = "\n\n".join(kept.values())
-    page.write_text(f"{before}{begin}\n\n{inside}\n\n{end}{after}", encoding="utf-8")
+    inside = "\n\n".join(kept[name] for name in sorted(kept))
+    beside = page.with_name(page.name + ".tmp")
+    beside.write_text(f"{before}{begin}\n\n{inside}\n\n{end}{after}", encoding="utf-8")
+    beside.replace(page)
 
 
 # -- questions, pools, methods on recordings ----------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.claims.common import Claim, Finding, Pooled, estimate, pool, ratio, tasks
+from benchmarks.claims.common import Claim, Estimate, Finding, Pooled, estimate, pool, ratio, tasks
 
 CLAIM = Claim(
     "short-m-at-k",
@@ -18,6 +18,10 @@ CLAIM = Claim(
     "2505.17813",
 )
 K = 8
+TOKENS, TIME = 0.4, 0.33
+"""Shares saved that the paper claims, at most."""
+WORTH = 0.05
+"""A smaller share counts as none."""
 
 
 def measure() -> list[Finding]:
@@ -27,24 +31,33 @@ def measure() -> list[Finding]:
 def on(name: str) -> Finding:
     pooled = pool(name)
     first, third = (raced(pooled, m) for m in (1, 3))
-    fewer = ratio(first["tokens"], first["all_tokens"])
-    faster = ratio(third["time"], third["longest"])
+    tokens = saving(ratio(first["tokens"], first["all_tokens"]))
+    time = saving(ratio(third["time"], third["longest"]))
     gains = [estimate(own["right"] - own["voted"]) for own in (first, third)]
     measured = (
-        f"k = {K}: short-1 takes {100 * (1 - fewer.value):.1f} % fewer tokens at {gains[0].points()}; "
-        f"short-3 takes {100 * (1 - faster.value):.1f} % less time at {gains[1].points()} against majority"
+        f"k = {K}: short-1 takes {tokens.percent()} fewer tokens at {gains[0].points()}; "
+        f"short-3 takes {time.percent()} less time at {gains[1].points()} against majority"
     )
-    cheaper, quicker = 1 - fewer.value >= 0.1, 1 - faster.value >= 0.1
     harmless = [gain.high >= 0 for gain in gains]
-    if cheaper and quicker and all(harmless):
+    if tokens.high >= TOKENS and time.high >= TIME and all(harmless):
         return Finding(name, measured, "holds", "as said")
-    if (cheaper and harmless[0]) or (quicker and harmless[1]):
-        return Finding(name, measured, "holds partly", "one of the two")
-    why = (
-        "solutions of one level are all about equally long, so there is nothing to save, and fewer votes are "
-        "worse votes; the claim is about long reasoning"
-    )
-    return Finding(name, measured, "does not hold", why)
+    worth = [saved.low >= WORTH for saved in (tokens, time)]
+    if any(saves and safe for saves, safe in zip(worth, harmless, strict=True)):
+        return Finding(name, measured, "holds partly", "one of the two, or less than claimed")
+    reasons = []
+    if not all(worth):
+        reasons.append(
+            "solutions of one level are all about equally long, so there is nothing to save; "
+            "the claim is about long reasoning"
+        )
+    if not all(harmless):
+        reasons.append("fewer votes are worse votes")
+    return Finding(name, measured, "does not hold", "; ".join(reasons))
+
+
+def saving(left: Estimate) -> Estimate:
+    """1 less a ratio."""
+    return Estimate(1 - left.value, 1 - left.high, 1 - left.low)
 
 
 def raced(pooled: Pooled, m: int) -> dict[str, np.ndarray]:
