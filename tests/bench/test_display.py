@@ -147,6 +147,13 @@ def test_no_matplotlib_no_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nothing_run_nothing_drawn(tmp_path: Path):
+    """A sweep stopped before its first run has no picture, which is not a want of matplotlib."""
+    pytest.importorskip("matplotlib")
+    assert save_plot([cell("majority", 4, 0, problems=0)], "coins", tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
 @given(st.lists(st.floats(0, 100), max_size=8).map(sorted), st.floats(0.1, 20))
 def test_labels_are_apart_and_in_order(heights: list[float], gap: float):
     """Neighbours at least a gap apart, the order kept, their mean where it was, none moved needlessly."""

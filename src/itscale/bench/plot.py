@@ -35,7 +35,7 @@ _STYLE: Any = {
 
 
 def save_plots(summaries: Sequence[CellSummary], title: str, folder: Path) -> list[Path] | None:
-    """A picture for each context, `accuracy-2` the second; None without matplotlib or anything to draw."""
+    """A picture for each context, `accuracy-2` the second; None where matplotlib is not installed."""
     contexts = list(dict.fromkeys(s.context for s in summaries))
     files: list[Path] = []
     for i, context in enumerate(contexts, start=1):
@@ -43,14 +43,16 @@ def save_plots(summaries: Sequence[CellSummary], title: str, folder: Path) -> li
         name = "accuracy" if i == 1 else f"accuracy-{i}"
         what = title if len(contexts) == 1 else ", ".join(str(part) for part in context if part is not None)
         saved = save_plot(own, what, folder, name)
-        files += saved or []
-    return files or None
+        if saved is None:
+            return None
+        files += saved
+    return files
 
 
 def save_plot(
     summaries: Sequence[CellSummary], title: str, folder: Path, name: str = "accuracy"
 ) -> list[Path] | None:
-    """Write NAME.png and NAME.svg; None if matplotlib is not installed or nothing was run."""
+    """Write NAME.png and NAME.svg, nothing if nothing was run; None where matplotlib is not installed."""
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
@@ -58,7 +60,7 @@ def save_plot(
         return None
     points = [s for s in summaries if s.problems and s.generated_tokens]
     if not points:
-        return None
+        return []
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(8.4, 5.0), layout="constrained", facecolor="white")
         axes = figure.add_subplot()

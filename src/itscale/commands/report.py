@@ -41,5 +41,5 @@ def report(
         typer.echo(f"plot: {plots[0]}")
     if columns:
         typer.echo(f"columns: {columns}")
-    if not plots or not columns:
+    if plots is None or columns is None:
         typer.echo('plots need matplotlib, columns pyarrow: pip install "itscale[bench]"')
