@@ -285,3 +285,24 @@ def test_noise_stays_below_the_redraw_margin(reasoner: LocalModel) -> None:
     worst = max(float((p - results[0]).abs().max()) for p in results)
     assert worst < CLOSE / 4
     assert np.isfinite(worst)
+
+
+def test_an_engine_knows_how_long_it_has_computed():
+    """Its seconds grow while it answers, never beyond the clock's, and stand still while it waits."""
+
+    async def run() -> tuple[list[float], float]:
+        model = LocalModel.load(REASONER)
+        began = asyncio.get_running_loop().time()
+        measured = [model.computing_s]
+        await asyncio.gather(*(whole(model, problem, HOT) for problem in problems(4)))
+        measured.append(model.computing_s)
+        elapsed = asyncio.get_running_loop().time() - began
+        await asyncio.sleep(0.1)
+        measured.append(model.computing_s)
+        await model.close()
+        return measured, elapsed
+
+    (before, worked, idle), elapsed = asyncio.run(run())
+    assert before == 0.0
+    assert 0.2 * elapsed < worked <= elapsed
+    assert idle - worked < 0.05

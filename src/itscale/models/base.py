@@ -54,6 +54,11 @@ class Model(ABC):
         """
         return self.name
 
+    @property
+    def computing_s(self) -> float | None:
+        """Seconds that its engine has computed so far; None where nobody measures it (servers)."""
+        return None
+
     @abstractmethod
     async def extend(
         self, path: Path, n: int, until: Until, sampling: Sampling, rng: Randomness, ledger: Ledger
@@ -143,6 +148,10 @@ class WrappedModel(Model):
     @property
     def identity(self) -> str:
         return self._model.identity
+
+    @property
+    def computing_s(self) -> float | None:
+        return self._model.computing_s
 
     async def extend(
         self, path: Path, n: int, until: Until, sampling: Sampling, rng: Randomness, ledger: Ledger

@@ -233,6 +233,10 @@ class LocalModel(Model):
     def identity(self) -> str:
         return fingerprint(self._folder) if self._folder else self.name
 
+    @property
+    def computing_s(self) -> float:
+        return self.engine.computing_s
+
     async def extend(
         self, path: Path, n: int, until: Until, sampling: Sampling, rng: Randomness, ledger: Ledger
     ) -> list[Path]:

@@ -46,6 +46,11 @@ class _Named(ABC):
         """What tells this scorer from every other, as `Model.identity` does; the name by default."""
         return self.name
 
+    @property
+    def computing_s(self) -> float | None:
+        """Seconds that its engine has computed so far; None where nobody measures it."""
+        return None
+
     async def close(self) -> None:  # noqa: B027  most scorers have nothing to release
         """Release what the scorer holds."""
 

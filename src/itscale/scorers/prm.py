@@ -86,6 +86,10 @@ class LocalProcessScorer(ProcessScorer):
     def identity(self) -> str:
         return self._identity()
 
+    @property
+    def computing_s(self) -> float:
+        return self.engine.computing_s
+
     async def score(self, path: Path, ledger: Ledger) -> Sequence[float]:
         for node in path.nodes():
             self.tokens_of(node)  # what cannot be judged is refused before the engine sees it

@@ -39,6 +39,10 @@ class _Remembered:
     def identity(self) -> str:
         return self._identity
 
+    @property
+    def computing_s(self) -> float | None:
+        return self._scorer.computing_s
+
     async def close(self) -> None:
         await self._scorer.close()
 

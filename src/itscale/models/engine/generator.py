@@ -96,6 +96,11 @@ class Generator:
         await self._worker.ask(question)
         return question
 
+    @property
+    def computing_s(self) -> float:
+        """Seconds that the thread has computed so far."""
+        return self._worker.computing_s
+
     def close(self) -> None:
         """Stop the thread."""
         self._worker.close()

@@ -73,6 +73,11 @@ class Judge:
         await self._worker.ask(request)
         return request
 
+    @property
+    def computing_s(self) -> float:
+        """Seconds that the thread has computed so far."""
+        return self._worker.computing_s
+
     def close(self) -> None:
         """Stop the thread."""
         self._worker.close()

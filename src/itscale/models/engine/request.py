@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -57,6 +58,8 @@ class Worker:
         failed: Callable[[Exception], None],
         prepare: Callable[[], None],
     ) -> None:
+        self.computing_s = 0.0
+        """Seconds spent in turns so far."""
         self._prepare = prepare
         self._turn = turn
         self._failed = failed
@@ -109,11 +112,13 @@ class Worker:
             new = []
             while self._arrived:
                 new.append(self._arrived.popleft())
+            began = time.perf_counter()
             try:
                 busy = self._turn(new)
             except Exception as error:  # noqa: BLE001  the thread must outlive any one request
                 busy = False
                 self._failed(error)
+            self.computing_s += time.perf_counter() - began
             self._flush()
 
     def _flush(self) -> None:
