@@ -111,19 +111,23 @@ def test_short_m_at_k_law_with_lengths():
 
 
 def test_early_stop_cancels_what_cannot_change_the_answer():
-    """Three of five agree: the two long ones are cancelled and charged for what they had."""
+    """Three of five agree: the two long ones are cancelled and charged for what they had.
+
+    Candidates are in the order of their seeds, not of arrival.
+    """
     model = InTurn((10, 200, 12, 300, 11), "axaya")
     result = run(Majority(early_stop=True), model, 5)
     assert result.answer == "a"
-    assert [c.path.n_tokens for c in result.candidates] == [10, 11, 12]
+    assert [c.path.n_tokens for c in result.candidates] == [10, 12, 11]
     assert result.usage.generated_tokens == model.tokens_generated <= 33 + 2 * (12 + 6)
     assert model.running == 0
 
 
 def test_early_stop_waits_while_a_tie_is_possible():
-    """Two of four are no safe lead: a tie would go to the answer seen earliest, which still runs."""
+    """Two of four are no safe lead: the tie goes to the answer of the earliest seed, which still runs."""
     result = run(Majority(early_stop=True), InTurn((50, 10, 11, 51), "baab"), 4)
     assert len(result.candidates) == 4
+    assert result.answer == "b"
 
 
 def test_adaptive_consistency_does_not_depend_on_speed():

@@ -105,7 +105,8 @@ class Session(Steering):
     async def sample_while(
         self, n: int, wanted: Callable[[Sequence[Path]], Awaitable[int]], *, in_order: bool = False
     ) -> list[Path]:
-        """Whole answers for as long as more are wanted, `n` at most; the very samples of `sample`.
+        """Whole answers for as long as more are wanted, `n` at most, in the order of their seeds; the very
+        samples of `sample`.
 
         `wanted` is given the answers so far, first to arrive first, and says how many more to have
         under way. At 0 the sampling ends: what still runs is cancelled upstream, and charged for
@@ -115,19 +116,26 @@ class Session(Steering):
         With `in_order` an answer is looked at only after those of all earlier seeds, so that what
         comes back depends on the seed alone and not on speed.
         """
-        arrived = Arrivals(lambda i: self._drawn(i, scored=False))
         seen: list[Path] = []
+        numbers: dict[Path, int] = {}
+
+        async def drawn(i: int) -> list[Path]:
+            paths = [path for path, _ in await self._drawn(i, scored=False) if path is not self.root]
+            numbers.update(dict.fromkeys(paths, i))
+            return paths
+
+        arrived = Arrivals(drawn)
         try:
             while (more := await wanted(seen)) > 0:
                 arrived.start(min(n, arrived.taken + more) if not self.exhausted else 0)
                 if not arrived.waiting:
                     break
-                group = await arrived.next(in_order=in_order)
-                seen += [path for path, _ in group if path is not self.root]
+                seen += await arrived.next(in_order=in_order)
         finally:
             unwanted = await arrived.cancel()
-        self.pruned([path for group in unwanted for path, _ in group if path is not self.root])
+        self.pruned([path for paths in unwanted for path in paths])
         self.survivors(seen)
+        seen.sort(key=numbers.__getitem__)
         return seen or ([self.root] if self.exhausted else [])
 
     @property
