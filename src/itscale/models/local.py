@@ -158,7 +158,12 @@ class PromptReader:
         if self._patterns and not any(p.fullmatch(question) for p in self._patterns):
             raise PromptError(f"the model cannot read this prompt; {self._facts.knows}")
         if prompt.raw is not None:
-            return tuple(self._tokenizer(prompt.raw).input_ids)
+            ids = tuple(self._tokenizer(prompt.raw).input_ids)
+            if not ids:
+                raise PromptError(
+                    "the prompt is empty and the model needs a token to begin from; say something"
+                )
+            return ids
         messages = [{"role": m.role, "content": m.content} for m in prompt.messages]
         try:
             text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)

@@ -15,7 +15,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from itscale.budget import Ledger
-from itscale.errors import ModelError
+from itscale.errors import ModelError, ScorerError
 from itscale.models.local import (
     DEFAULT_MEMORY_BYTES,
     Checkpoint,
@@ -92,7 +92,11 @@ class LocalProcessScorer(ProcessScorer):
 
     async def score(self, path: Path, ledger: Ledger) -> Sequence[float]:
         for node in path.nodes():
-            self.tokens_of(node)  # what cannot be judged is refused before the engine sees it
+            added = self.tokens_of(node)  # what cannot be judged is refused before the engine sees it
+            if node.depth == 1 and not added:
+                raise ScorerError(
+                    f"{self.name} cannot judge a first step without a token; use another scorer"
+                )
         request = await self.engine.score(path)
         ledger.charge_scorer(tokens=request.computed_tokens)
         if request.cancelled:
@@ -118,7 +122,7 @@ def _own(folder: FilePath, facts: Checkpoint) -> tuple[Any, Callable[[Path], Seq
         step = path.step
         if step is None:
             return prompts.of_path(path)
-        if step.token_ids or not step.n_tokens:
+        if step.token_ids or not (step.text or step.n_tokens):
             return step.token_ids
         # A server that tells text alone: it is spelled as this scorer's own reasoner would have.
         ids = tuple(tokenizer(step.text, add_special_tokens=False).input_ids)

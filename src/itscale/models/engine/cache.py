@@ -61,7 +61,9 @@ class Segment:
 
     @property
     def computed(self) -> bool:
-        """Whether every token of it has a slot."""
+        """Whether every token up to here has a slot. Without tokens of its own it is so with its parent."""
+        if not self.tokens and self.parent is not None:
+            return self.parent.computed
         return len(self.slots) == len(self.tokens)
 
     def chain(self) -> list[Segment]:
@@ -98,19 +100,29 @@ class PrefixCache:
 
     def segment(self, path: Path) -> Segment:
         """The segment of a path, made (with its ancestors) if there is none."""
+        unknown: list[Path] = []
+        node: Path | None = path
+        while node is not None and self._known(node) is None:
+            unknown.append(node)
+            node = node.parent
+        segment = None if node is None else self._known(node)
+        for new in reversed(unknown):
+            tokens = self._prompt_tokens(new) if new.step is None else self._step_tokens(new)
+            segment = self.adopt(new, segment, tokens, _NONE)
+        assert segment is not None
+        return segment
+
+    def _known(self, path: Path) -> Segment | None:
+        """The segment of a path, if there is one: the id alone may be that of a dead path, reused."""
         known = self._segments.get(id(path))
-        if known is not None:
-            if known.reference is not None and known.reference() is path:
-                return known
-            self._drop(id(path))  # the id was reused before the dead path was collected
-        parent = None if path.parent is None else self.segment(path.parent)
-        tokens = self._prompt_tokens(path) if path.step is None else self._step_tokens(path)
-        return self.adopt(path, parent, tokens, _NONE)
+        return known if known is not None and known.reference and known.reference() is path else None
 
     def adopt(self, path: Path, parent: Segment | None, tokens: Sequence[int], slots: Slots) -> Segment:
         """A new segment that owns `slots`, already computed."""
         segment = Segment(path, parent, tokens)
         key, dead = id(path), self._dead
+        if key in self._segments:
+            self._drop(key)  # of a dead path that was not collected before its id was reused
         segment.reference = weakref.ref(path, lambda gone: dead.append((key, gone)))
         self._segments[key] = segment
         self.fill(segment, slots)

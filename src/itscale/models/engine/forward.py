@@ -132,6 +132,16 @@ class CachedForward:
         out = self._run(torch.from_numpy(ids), torch.from_numpy(positions), **keep)
         return [out[i] if last_only else out[i, longest - len(row) :] for i, row in enumerate(rows)]
 
+    def alone(self, tokens: Sequence[int]) -> torch.Tensor:
+        """The output (1, width) after a sequence computed by itself, in one shape, and not kept.
+
+        A function of the tokens, whatever else is in flight. The caller has made sure of room for it.
+        """
+        with self.pool.lent([len(tokens)]) as [slots]:
+            [output] = self.prefill([tokens], [slots[:0]], [slots], last_only=True)
+        self.pool.give_back(slots)
+        return output.clone()
+
     def hidden(
         self, rows: Sequence[Sequence[int]], contexts: Sequence[Slots], new: Sequence[Slots]
     ) -> torch.Tensor:

@@ -206,14 +206,13 @@ class Generator:
                 segment.output = self._recall(segment)
 
     def _compute(self, batch: list[list[Segment]], owner: dict[Segment, Request | Given]) -> None:
-        rows, contexts, fresh = [], [], []
-        for chain in batch:
-            contexts.append(chain[0].context())
-            rows.append([t for s in chain for t in s.tokens[len(s.slots) :]])
-            fresh.append(self.cache.pool.take(len(rows[-1])))
-            self.cache.reserved -= len(rows[-1])
-            owner[chain[-1]].computed_tokens += len(rows[-1])
-        outputs = self.forward.prefill(rows, contexts, fresh, last_only=True)
+        rows = [[t for s in chain for t in s.tokens[len(s.slots) :]] for chain in batch]
+        for chain, row in zip(batch, rows, strict=True):
+            self.cache.reserved -= len(row)
+            owner[chain[-1]].computed_tokens += len(row)
+        with self.cache.pool.lent(map(len, rows)) as fresh:
+            contexts = [chain[0].context() for chain in batch]
+            outputs = self.forward.prefill(rows, contexts, fresh, last_only=True)
         for chain, slots, output in zip(batch, fresh, outputs, strict=True):
             start = 0
             for segment in chain:
@@ -226,7 +225,8 @@ class Generator:
     def _recall(self, segment: Segment) -> torch.Tensor:
         """Logits after a segment that is computed but whose logits were not kept."""
         slots = segment.context()
-        last = self.forward.prefill([segment.tokens[-1:]], [slots[:-1]], [slots[-1:]], last_only=True)
+        token = next(link.tokens[-1] for link in reversed(segment.chain()) if link.tokens)
+        last = self.forward.prefill([[token]], [slots[:-1]], [slots[-1:]], last_only=True)
         return last[0][-1].clone()
 
     def _canonical(self, tokens: Sequence[int]) -> torch.Tensor | None:
@@ -234,18 +234,13 @@ class Generator:
 
         None when memory is too short for a second copy of it.
         """
-        if not self.cache.fits(len(tokens)):
-            return None
-        slots = self.cache.pool.take(len(tokens))
-        try:
-            return self.forward.prefill([tokens], [slots[:0]], [slots], last_only=True)[0].clone()
-        finally:
-            self.cache.pool.give_back(slots)
+        return self.forward.alone(tokens) if self.cache.fits(len(tokens)) else None
 
     def _spawn(self) -> None:
         """Start rows of admitted requests and draw their first tokens."""
         started, logits = [], []
-        left = []
+        left: list[tuple[Request, Segment]] = []
+        served: list[Segment] = []
         for request, segment in self._admitted:
             context = None
             while request.spawned < request.n and self._rows.n < self._rows.capacity:
@@ -266,9 +261,11 @@ class Generator:
                 left.append((request, segment))
             else:
                 self.cache.use(segment, -1)
-                if len(self._ends_path) > KEPT_LOGITS:
-                    segment.output = None
+                served.append(segment)
         self._admitted = left
+        if len(self._ends_path) > KEPT_LOGITS:
+            for segment in {*served} - {segment for _, segment in left}:
+                segment.output = None
         if started:
             self._consume(np.array(started), torch.stack(logits))
 
@@ -301,10 +298,14 @@ class Generator:
         rows.append(which, draws)
         ending = self._ends_step[draws.tokens] | self._ends_path[draws.tokens]
         ending |= rows.n_tokens[which] >= rows.limit[which]
-        finished = [int(i) for i in which[ending] if self._end_step(int(i))]
-        for i in finished:
-            self._leave(i)
-        rows.remove(finished)
+        finished: list[int] = []
+        try:
+            for i in which[ending].tolist():
+                if self._end_step(i):
+                    self._leave(i)
+                    finished.append(i)
+        finally:
+            rows.remove(finished)
 
     def _row_tokens(self, i: int) -> list[int]:
         rows = self._rows
@@ -356,9 +357,10 @@ class Generator:
         lost: dict[int, Request] = {id(r): r for r in self._waiting}
         lost |= {id(r): r for r, _ in self._admitted}
         lost |= {id(row.request): row.request for row in self._rows.info}
-        for i in range(self._rows.n):
+        for i, row in enumerate(self._rows.info):
+            row.request.generated_tokens += int(self._rows.n_tokens[i])
             self.cache.pool.give_back(self._rows.own_slots(i))
-            self.cache.use(self._rows.info[i].parent, -1)
+            self.cache.use(row.parent, -1)
         for _, segment in self._admitted:
             self.cache.use(segment, -1)
             for link in segment.chain():

@@ -74,13 +74,16 @@ class Questions:
 
     def admit(self, *, engine_idle: bool) -> None:
         """Take what fits into memory; with an idle engine, what does not fit even alone is refused."""
+        for question in [question for question in self._waiting if question.cancelled]:
+            self._waiting.remove(question)
+            self._answered(question)
         while self._waiting:
             question = self._waiting[0]
             segment = self._cache.segment(question.path)
-            question.prompt_tokens = segment.end + len(question.token_ids) - 1
-            if question.cancelled or question.prompt_tokens > self._max_context:
+            total = segment.end + len(question.token_ids) - 1
+            if total > self._max_context:
                 question.error = ModelError(
-                    f"path and continuation have {question.prompt_tokens} tokens and the model's context "
+                    f"path and continuation have {total} tokens and the model's context "
                     f"holds {self._max_context}; lower max_tokens"
                 )
                 self._answered(self._waiting.pop(0))
@@ -98,6 +101,7 @@ class Questions:
             self._cache.reserved += missing + len(question.token_ids) - 1
             for link in fresh:
                 link.promised = True
+            question.prompt_tokens = total
             self.admitted.append((self._waiting.pop(0), segment))
 
     def answer(self) -> None:
@@ -108,9 +112,9 @@ class Questions:
             after: dict[int, torch.Tensor] = {}
             if longer:
                 rows = [q.token_ids[:-1] for q, _ in longer]
-                slots = [self._cache.pool.take(len(row)) for row in rows]
-                contexts = [segment.context() for _, segment in longer]
-                outputs = self._forward.prefill(rows, contexts, slots, last_only=False)
+                with self._cache.pool.lent(map(len, rows)) as slots:
+                    contexts = [segment.context() for _, segment in longer]
+                    outputs = self._forward.prefill(rows, contexts, slots, last_only=False)
                 for (question, _), taken, output in zip(longer, slots, outputs, strict=True):
                     self._cache.pool.give_back(taken)
                     self._cache.reserved -= len(taken)
@@ -120,9 +124,9 @@ class Questions:
                 first = segment.output[None]
                 logits = torch.cat([first, after[id(question)]]) if id(question) in after else first
                 question.logprobs = () if question.hidden else gathered(logits, question)
+                self.admitted.remove((question, segment))
                 self._cache.use(segment, -1)
                 self._answered(question)
-        self.admitted = []
 
     def _look_inside(self, batch: list[tuple[Given, Segment]]) -> None:
         """Compute the last token of each path once more, this time keeping the hidden states."""

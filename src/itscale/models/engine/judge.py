@@ -103,10 +103,11 @@ class Judge:
             for start in range(0, len(plan), self.max_rows):
                 self._compute(plan[start : start + self.max_rows], owner)
         for request, segment in taken:
-            self.cache.use(segment, -1)
             request.scores = _scores(segment)
-            self._worker.answer(request)
         self._taken = []
+        for request, segment in taken:
+            self.cache.use(segment, -1)
+            self._worker.answer(request)
         return bool(self._waiting)
 
     def _admit(self) -> list[tuple[Judgement, Segment]]:
@@ -140,24 +141,26 @@ class Judge:
         return taken
 
     def _compute(self, batch: list[list[Segment]], owner: dict[Segment, Judgement]) -> None:
-        rows, contexts, fresh = [], [], []
-        for chain in batch:
-            contexts.append(chain[0].context())
-            rows.append([t for s in chain for t in s.tokens])
-            fresh.append(self.cache.pool.take(len(rows[-1])))
-            owner[chain[-1]].computed_tokens += len(rows[-1])
-        outputs = self.forward.prefill(rows, contexts, fresh, last_only=False)
-        ends, logits = [], []
-        for chain, slots, output in zip(batch, fresh, outputs, strict=True):
-            start = 0
+        rows = [[t for s in chain for t in s.tokens] for chain in batch]
+        for chain, row in zip(batch, rows, strict=True):
+            owner[chain[-1]].computed_tokens += len(row)
+        with self.cache.pool.lent(map(len, rows)) as fresh:
+            contexts = [chain[0].context() for chain in batch]
+            outputs = self.forward.prefill(rows, contexts, fresh, last_only=False)
+            ends = [segment for chain in batch for segment in chain]
+            last = [
+                output[segment.end - chain[0].start - 1]
+                for chain, output in zip(batch, outputs, strict=True)
+                for segment in chain
+            ]
+            logits = _log_odds(torch.stack(last))
+            scores = [self._settled(*pair) for pair in zip(ends, logits, strict=True)]
+        for segment, score in zip(ends, scores, strict=True):
+            segment.output = score
+        for chain, slots in zip(batch, fresh, strict=True):
             for segment in chain:
-                size = len(segment.tokens)
-                self.cache.fill(segment, slots[start : start + size])
-                start += size
-                ends.append(segment)
-                logits.append(output[start - 1])
-        for segment, logit in zip(ends, _log_odds(torch.stack(logits)), strict=True):
-            segment.output = self._settled(segment, logit)
+                start = segment.start - chain[0].start
+                self.cache.fill(segment, slots[start : start + len(segment.tokens)])
 
     def _settled(self, segment: Segment, logit: float) -> float:
         """The score: a function of the tokens, whatever batch they were computed in."""
@@ -165,10 +168,7 @@ class Judge:
         if abs(steps - math.floor(steps) - 0.5) * RESOLUTION < CLOSE and segment.parent is not None:
             tokens = [t for link in segment.chain() for t in link.tokens]
             if self.cache.fits(len(tokens)):
-                slots = self.cache.pool.take(len(tokens))
-                alone = self.forward.prefill([tokens], [slots[:0]], [slots], last_only=True)
-                self.cache.pool.give_back(slots)
-                steps = _log_odds(alone[0])[-1] / RESOLUTION
+                steps = _log_odds(self.forward.alone(tokens))[-1] / RESOLUTION
         logit = round(steps) * RESOLUTION
         return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, logit))))
 

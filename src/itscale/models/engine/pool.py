@@ -6,6 +6,9 @@ memory grows with distinct tokens, never with paths times length.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -59,6 +62,17 @@ class SlotPool:
         """Slots nobody reads any more."""
         self._free[self._n_free : self._n_free + len(slots)] = slots
         self._n_free += len(slots)
+
+    @contextmanager
+    def lent(self, sizes: Iterable[int]) -> Iterator[list[Slots]]:
+        """That many slots each, given back if the work with them fails. The caller has made sure of room."""
+        taken = [self.take(size) for size in sizes]
+        try:
+            yield taken
+        except BaseException:
+            for slots in taken:
+                self.give_back(slots)
+            raise
 
     def _grow(self) -> None:
         old, new = self.capacity, min(2 * self.capacity, self.limit)

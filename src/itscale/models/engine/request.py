@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from threading import Condition, Thread
 from typing import Any, Protocol
 
+from itscale.errors import ModelError
 from itscale.types import Path, Sampling, Until
 
 __all__ = ["Request", "Worker"]
@@ -66,6 +67,7 @@ class Worker:
         self._arrived: deque[Any] = deque()
         self._wake = Condition()
         self._closed = False
+        self._unanswered: set[_Answerable] = set()
         self._answers: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         self._thread = Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -73,17 +75,28 @@ class Worker:
     async def ask(self, request: _Answerable) -> None:
         """Hand over a request and wait until it is answered.
 
-        When the wait is cancelled the request is marked so, and this returns normally as soon as
-        the thread has let go of it: what it cost until then is known.
+        When the wait is cancelled, however often, the request is marked so, and this returns
+        normally as soon as the thread has let go of it: what it cost until then is known.
+
+        Raises:
+            ModelError: the thread was stopped before it had answered.
         """
-        self._arrived.append(request)
-        self._look()
+        with self._wake:
+            if self._closed:
+                raise ModelError(f"{self._thread.name} is closed; load the model again")
+            self._unanswered.add(request)
+            self._arrived.append(request)
+            self._wake.notify()
         try:
-            await asyncio.shield(request.done)
-        except asyncio.CancelledError:
-            request.cancelled = True
-            self._look()
-            await asyncio.shield(request.done)
+            while not request.done.done():
+                try:
+                    await asyncio.shield(request.done)
+                except asyncio.CancelledError:
+                    request.cancelled = True
+                    self._look()
+            request.done.result()
+        finally:
+            self._unanswered.discard(request)
 
     def _look(self) -> None:
         """Make the thread look at what has arrived or was cancelled."""
@@ -95,9 +108,10 @@ class Worker:
         self._answers.setdefault(request.loop, []).append(request.done)
 
     def close(self) -> None:
-        """Stop the thread after its current turn."""
-        self._closed = True
-        self._look()
+        """Stop the thread after its current turn; what it has not answered fails."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
         self._thread.join()
 
     def _run(self) -> None:
@@ -108,7 +122,7 @@ class Worker:
                 while not (self._arrived or busy or self._closed):
                     self._wake.wait(timeout=1.0)
                 if self._closed:
-                    return
+                    break
             new = []
             while self._arrived:
                 new.append(self._arrived.popleft())
@@ -119,16 +133,25 @@ class Worker:
                 busy = False
                 self._failed(error)
             self.computing_s += time.perf_counter() - began
-            self._flush()
+            self._flush(None)
+        for request in list(self._unanswered):
+            self.answer(request)
+        self._flush(
+            ModelError(f"{self._thread.name} was closed before it had answered; load the model again")
+        )
 
-    def _flush(self) -> None:
+    def _flush(self, error: ModelError | None) -> None:
         for loop, futures in self._answers.items():
             if not loop.is_closed():
-                loop.call_soon_threadsafe(_resolve, futures)
+                loop.call_soon_threadsafe(_resolve, futures, error)
         self._answers = {}
 
 
-def _resolve(futures: list[asyncio.Future[None]]) -> None:
+def _resolve(futures: list[asyncio.Future[None]], error: ModelError | None) -> None:
     for future in futures:
-        if not future.done():
+        if future.done():
+            continue
+        if error is None:
             future.set_result(None)
+        else:
+            future.set_exception(error)
