@@ -12,11 +12,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from benchmarks.claims.common import Claim, Finding, Pooled, estimate, every, pool, recorded, tasks
-from itscale.budget import Budget, Ledger
+from benchmarks.claims.common import Claim, Finding, Pooled, estimate, judged, pool, tasks
 from itscale.randomness import derive
-from itscale.scorers.base import ProcessScorer
-from itscale.types import Path
 
 CLAIM = Claim(
     "best-of-majority",
@@ -102,19 +99,3 @@ def errors(pooled: Pooled, sigma: float) -> np.ndarray:
         for i, answer in enumerate(answers):
             shift[q, i] = np.random.default_rng(derive(0, q, str(answer))).normal()
     return sigma * shift
-
-
-async def judged(name: str, pooled: Pooled) -> np.ndarray:
-    """Log odds of the last step's score, (P, N); very low for unfinished samples."""
-    async with recorded(name, scorer=True) as (_, scorer):
-        assert isinstance(scorer, ProcessScorer)
-
-        async def score(path: Path) -> float:
-            if not path.finished:
-                return -50.0
-            last = (await scorer.score(path, Ledger(Budget())))[-1]
-            return float(np.log(last) - np.log1p(-last))
-
-        paths = [path for own in pooled.paths for path in own]
-        flat = await every([lambda p=path: score(p) for path in paths], at_once=128)
-    return np.array(flat).reshape(pooled.correct.shape)

@@ -28,7 +28,7 @@ from itscale.models.recorded import RecordedModel
 from itscale.randomness import Randomness, derive
 from itscale.recording import Recording
 from itscale.registry import TASKS, load_model, load_scorer, load_task
-from itscale.scorers.base import Scorer
+from itscale.scorers.base import ProcessScorer, Scorer
 from itscale.scorers.recorded import record_scores
 from itscale.tasks.base import GeneratedTask
 from itscale.types import Path, Problem, Sampling, Until
@@ -42,6 +42,7 @@ __all__ = [
     "Questions",
     "estimate",
     "every",
+    "judged",
     "pool",
     "ratio",
     "recorded",
@@ -236,6 +237,22 @@ def pool(name: str, n: int = SAMPLES, *, level: int | None = None, a_seed: int =
         tokens.append([c.path.n_tokens for c in own])
         paths.append(tuple(c.path for c in own))
     return Pooled(questions, tuple(answers), np.array(correct), np.array(tokens), tuple(paths))
+
+
+async def judged(name: str, pooled: Pooled) -> np.ndarray:
+    """Log odds of the last step's score, (P, N); very low for unfinished samples."""
+    async with recorded(name, scorer=True) as (_, scorer):
+        assert isinstance(scorer, ProcessScorer)
+
+        async def score(path: Path) -> float:
+            if not path.finished:
+                return -50.0
+            last = (await scorer.score(path, Ledger(Budget())))[-1]
+            return float(np.log(last) - np.log1p(-last))
+
+        paths = [path for own in pooled.paths for path in own]
+        flat = await every([lambda p=path: score(p) for path in paths], at_once=128)
+    return np.array(flat).reshape(pooled.correct.shape)
 
 
 def tasks() -> Iterator[str]:

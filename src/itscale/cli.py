@@ -30,6 +30,7 @@ from itscale.commands.sources import (
     loaded,
     stdout,
 )
+from itscale.commands.verifier import verifier
 from itscale.doctor import diagnose, probing, spec_of
 from itscale.errors import ItscaleError, PromptError
 from itscale.explain import account, explanation
@@ -155,6 +156,7 @@ app.command(epilog="Example: itscale plan --from runs/demo --target 0.8")(plan)
 
 app.command(epilog="Example: itscale allocate countdown --problems 100 --samples 800")(allocate)
 app.command(epilog="Example: itscale calibrate early-exit chain --out chain-exit.json")(calibrate)
+app.command(epilog="Example: itscale verifier countdown --threshold 0.2 --cost 1")(verifier)
 
 
 app.command(epilog="Example: itscale serve --method best-of-n")(serve)
