@@ -57,6 +57,11 @@ class Price:
     cached_usd: float = 0.0
     generated_usd: float = 0.0
 
+    def dollars(self, *, prompt: int, cached: int, generated: int) -> float:
+        """What so many tokens cost; the cached ones are a part of those of the prompt."""
+        fresh = (prompt - cached) * self.prompt_usd
+        return (fresh + cached * self.cached_usd + generated * self.generated_usd) / 1e6
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
@@ -150,12 +155,9 @@ class Ledger:
     @property
     def dollars(self) -> float:
         """What the tokens so far cost."""
-        fresh = self.prompt_tokens - self.cached_tokens
-        return (
-            fresh * self.price.prompt_usd
-            + self.cached_tokens * self.price.cached_usd
-            + self.generated_tokens * self.price.generated_usd
-        ) / 1e6
+        return self.price.dollars(
+            prompt=self.prompt_tokens, cached=self.cached_tokens, generated=self.generated_tokens
+        )
 
     def charge_model(self, *, prompt: int, cached: int, generated: int) -> None:
         """One model call ended, well or not: `generated` tokens were produced for it."""

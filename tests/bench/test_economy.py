@@ -77,6 +77,15 @@ def test_a_limit_gives_each_problem_the_largest_run_it_can_pay():
     assert anytime_curve(rows, "tokens") == [(10, 0.5), (12, 0.5), (30, 0.0), (40, 0.5)]
 
 
+def test_a_larger_budget_that_cost_less_is_taken_as_soon_as_it_can_be_paid():
+    """N = 16 stopped early at 20 tokens: from there on it is the answer, whatever N = 4 took."""
+    rows = [
+        row("a", "m", 1, 10, correct=False), row("a", "m", 4, 50, correct=False),
+        row("a", "m", 16, 20, correct=True),
+    ]  # fmt: skip
+    assert anytime_curve(rows, "tokens") == [(10, 0.0), (20, 1.0)]
+
+
 def test_the_end_of_a_curve_is_the_accuracy_of_the_largest_budget():
     """Without a binding limit nothing is lost from the denominator."""
     rows = [row(str(i), "m", n, n * (10 + i), correct=(i + n) % 3 > 0) for i in range(9) for n in (1, 4, 16)]

@@ -139,6 +139,7 @@ def test_cancelling_one_of_two_leaves_the_call_to_the_other():
         assert path.finished
         assert gone.cancelled()
         assert charges(ledger) == (inner.tokens_read, inner.tokens_generated, 1)
+        assert model.shared_tokens == 0  # the one who left was charged nothing, so nothing was for free
 
     asyncio.run(scenario())
 

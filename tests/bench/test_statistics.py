@@ -99,6 +99,15 @@ def test_mcnemar_is_the_exact_binomial_test():
     assert paired_difference(second, first).p_value == paired.p_value
 
 
+def test_mcnemar_of_thousands_of_disputes():
+    """As many as a large benchmark has; an even split is no difference, a lopsided one is beyond doubt."""
+    ids = [str(i) for i in range(2400)]
+    even = {i: k % 2 == 0 for k, i in enumerate(ids)}
+    assert paired_difference(even, {i: not right for i, right in even.items()}).p_value == 1.0
+    most = dict.fromkeys(ids, True) | {"0": False}
+    assert 0 <= paired_difference(most, {i: not right for i, right in most.items()}).p_value < 1e-300
+
+
 def test_methods_that_never_differ_are_not_told_apart():
     """No disputed problem: p is 1; problems only one of them has do not count."""
     paired = paired_difference({"a": True, "only mine": False}, {"a": True, "only yours": True})
@@ -119,6 +128,13 @@ def test_seeds_that_are_independent_count_as_runs():
     low, high = clustered_interval(draws)
     best_low, best_high = wilson_interval(sum(map(sum, draws.values())), 1000)
     assert best_high - best_low <= high - low < 1.15 * (best_high - best_low)
+
+
+def test_problems_with_unequally_many_runs_are_worth_fewer():
+    """Two problems of fifty runs, one always right, the other never, and eight of one run: about two."""
+    uneven = {"a": [True] * 50, "b": [False] * 50} | {str(i): [i % 2 == 0] for i in range(8)}
+    (low, high), (least, most) = clustered_interval(uneven), wilson_interval(1, 2)
+    assert (low, high) == pytest.approx((least, most), abs=0.03)
 
 
 def test_the_clustered_interval_covers_and_the_naive_one_does_not():

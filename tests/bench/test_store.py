@@ -147,7 +147,12 @@ def test_an_absent_folder_can_be_resumed(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [('{"format": 99}', "newer itscale"), ("{}", "not the manifest"), ("{", "does not parse")],
+    [
+        ('{"format": 99}', "newer itscale"),
+        ("{}", "not the manifest"),
+        ("[[]]", "not the manifest"),
+        ("{", "does not parse"),
+    ],
 )
 def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path, text: str, says: str):
     """One of a later itscale, or a broken one."""

@@ -122,6 +122,17 @@ def test_a_file_that_cannot_be_honoured_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_two_tasks_of_one_name_are_refused(tmp_path: Path):
+    """Files of one name in two folders: their problems would share ids, and their rows a cell."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "test.jsonl").write_text(json.dumps({"question": folder, "answer": "1"}))
+    specs = tuple(f"jsonl:{tmp_path / folder / 'test.jsonl'}" for folder in ("a", "b"))
+    with pytest.raises(OptionError, match="two tasks are called 'test'"):
+        Study(tasks=specs, problems=1)
+    assert len(Study(tasks=(specs[0], specs[0]), problems=1).sweeps) == 1
+
+
 @pytest.mark.usefixtures("coins")
 def test_a_file_and_flags_are_not_mixed(tmp_path: Path, file: Path):
     """What is measured stands in one place; how it is run may be said beside the file."""

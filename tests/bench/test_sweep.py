@@ -48,6 +48,16 @@ def test_rows_depend_on_nothing_but_problem_method_budget_and_seed(options: dict
     assert alike == other
 
 
+def test_an_answer_that_was_withheld_is_not_right():
+    """A method that abstains on a split vote is not credited with the text it did not stand by."""
+    sweep = coin_sweep(["majority", "majority:abstain_below=0.7"], budgets=[6])
+    rows = asyncio.run(rows_of(sweep, coin_model()))
+    credited = [row for row in rows if row.correct and "abstain" not in row.method]
+    kept = [row for row in rows if row.correct and "abstain" in row.method]
+    assert 0 < len(kept) < len(credited)
+    assert all(row.answer is not None for row in kept)
+
+
 def test_another_seed_is_another_sweep():
     """The seed reaches problems and draws."""
     first, second = (asyncio.run(rows_of(coin_sweep(seed=seed), coin_model())) for seed in (0, 1))

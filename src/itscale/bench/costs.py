@@ -188,20 +188,18 @@ class Prices:
 def priced(rows: Sequence[Row], prices: Prices) -> list[Row]:
     """The rows with the dollars that their models' prices make of their tokens; others as they are."""
     return [
-        row
-        if row.model not in prices.models
-        else replace(row, usage=replace(row.usage, dollars=_dollars(row.usage, prices.models[row.model])))
+        replace(row, usage=_priced(row.usage, prices.models[row.model]))
+        if row.model in prices.models
+        else row
         for row in rows
     ]
 
 
-def _dollars(usage: Usage, price: Price) -> float:
-    fresh = usage.prompt_tokens - usage.cached_tokens
-    return (
-        fresh * price.prompt_usd
-        + usage.cached_tokens * price.cached_usd
-        + usage.generated_tokens * price.generated_usd
-    ) / 1e6
+def _priced(usage: Usage, price: Price) -> Usage:
+    paid = price.dollars(
+        prompt=usage.prompt_tokens, cached=usage.cached_tokens, generated=usage.generated_tokens
+    )
+    return replace(usage, dollars=paid)
 
 
 def read_prices(file: Path | None) -> Prices:

@@ -78,9 +78,9 @@ def cost_of_pass(rows: Iterable[Row], cost: Cost, *, seed: int = 0) -> CostOfPas
 def frontier_cost_of_pass(rows: Sequence[Row], cost: Cost) -> tuple[float, dict[str, float]]:
     """The mean over problems of the cheapest cost-of-pass any cell reaches, and what each method adds.
 
-    Pass rates of single problems are smoothed, (right + 1/2) / (runs + 1), since 0 of 1 is not never;
-    where a cell kept its candidates' verdicts these count as the runs. What a method adds is its
-    essentialness, 1 - V(all) / V(all but it): 0 where others are as cheap on every problem.
+    Pass rates of single problems are smoothed, (right + 1/2) / (runs + 1), since 0 of 1 is not never.
+    What a method adds is its essentialness, 1 - V(all) / V(all but it): 0 where others are as cheap on
+    every problem.
 
     Raises:
         ValueError: there are no rows.
@@ -131,17 +131,17 @@ def anytime_curve(rows: Iterable[Row], cost: Cost) -> list[tuple[float, float]]:
     smallest run costs more is not answered, and wrong. So a limit binds as it would bind a user, and
     problems that are long leave the denominator of no point.
     """
-    runs: dict[tuple[str, int], list[tuple[int, float, bool]]] = {}
+    runs: dict[tuple[str, int], list[tuple[float, int, bool]]] = {}
     for row in rows:
         own = runs.setdefault((row.problem, row.seed), [])
-        own.append((row.budget, COSTS[cost](row.usage), row.correct))
+        own.append((COSTS[cost](row.usage), row.budget, row.correct))
     changes: dict[float, int] = {}
     for own in runs.values():
-        limit, was = 0.0, False
-        for _, spent, correct in sorted(own):
-            limit = max(limit, spent)
-            changes[limit] = changes.get(limit, 0) + correct - was
-            was = correct
+        largest, was = 0, False
+        for spent, budget, correct in sorted(own):
+            if budget > largest:
+                changes[spent] = changes.get(spent, 0) + correct - was
+                largest, was = budget, correct
     curve, right = [], 0
     for limit in sorted(changes):
         right += changes[limit]

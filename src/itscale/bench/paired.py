@@ -127,7 +127,7 @@ def _paired(
 def _mcnemar(only_first: int, only_second: int) -> float:
     disputed = only_first + only_second
     tail = sum(math.comb(disputed, k) for k in range(min(only_first, only_second) + 1))
-    return min(1.0, math.ldexp(float(tail), 1 - disputed))
+    return min(1.0, float(2 * tail / 2**disputed))  # whole numbers: a float of the sum would overflow
 
 
 def _sign_flips(differences: np.ndarray, seed: int) -> float:

@@ -36,8 +36,8 @@ class _Call(Generic[Given]):
 
     def __init__(self, work: Callable[[Ledger], Awaitable[Given]]) -> None:
         self.spent = Ledger(Budget())
-        self.served = 0
-        """How many were charged for it."""
+        self.accounted = 0
+        """Generated tokens of it that are in somebody's charge."""
         self._waiting = 0
         self._given_up = False
         self._task: asyncio.Future[Given] = asyncio.ensure_future(work(self.spent))
@@ -65,7 +65,6 @@ class _Call(Generic[Given]):
             raise
         finally:
             self._waiting -= 1
-            self.served += 1
             ledger.charge(self.spent.charges())
 
 
@@ -84,8 +83,10 @@ class _Memory(Generic[Asked, Given]):
         try:
             return await call.result(ledger)
         finally:
-            if call.served > 1:
-                self.shared_tokens += call.spent.generated_tokens - call.spent.replayed_tokens
+            # Charged just now, less what nobody had been charged for before (a call may still run).
+            charged = call.spent.generated_tokens - call.spent.replayed_tokens
+            self.shared_tokens += call.accounted
+            call.accounted = charged
             if not call.usable and self._calls.get(asked) is call:
                 del self._calls[asked]
 

@@ -44,9 +44,10 @@ def clustered_interval(outcomes: Mapping[str, Sequence[bool]]) -> tuple[float, f
 
     The score interval at the effective number of runs p (1 - p) / v, where v is the variance of the
     mean that is robust to any dependence within a problem (the linearised variance of a ratio, as in
-    cluster sampling). It lies between the number of problems and that of runs, so one run a problem
-    gives Wilson's interval exactly. The device is that of Korn and Graubard 1998 (Survey Methodology
-    24, 193-201), with Wilson's in place of the exact interval.
+    cluster sampling). It lies between n^2 / sum n_i^2, which is the number of problems where all have
+    equally many runs n_i, and the number of runs n, so one run a problem gives Wilson's interval
+    exactly. The device is that of Korn and Graubard 1998 (Survey Methodology 24, 193-201), with
+    Wilson's in place of the exact interval.
 
     >>> clustered_interval({"a": [True], "b": [False], "c": [True]}) == wilson_interval(2, 3)
     True
@@ -64,7 +65,8 @@ def clustered_interval(outcomes: Mapping[str, Sequence[bool]]) -> tuple[float, f
     spread = math.fsum((sum(own) - share * len(own)) ** 2 for own in outcomes.values())
     variance = spread / n**2 * m / (m - 1) if m > 1 else math.inf
     effective = share * (1 - share) / variance if variance > 0 else 0.0
-    trials = min(max(effective, m), n)
+    fewest = n**2 / sum(len(own) ** 2 for own in outcomes.values())
+    trials = min(max(effective, fewest), n)
     return _wilson(share, trials)
 
 

@@ -265,7 +265,7 @@ def _read_json(file: Path) -> dict[str, Any]:
         value = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise OptionError(f"{file} does not parse ({error}); choose another folder with --out") from error
-    return dict(value)
+    return value if isinstance(value, dict) else {}
 
 
 def _write_json(file: Path, value: Mapping[str, Any]) -> None:

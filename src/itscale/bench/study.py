@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import tomllib
 import types
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -73,7 +74,13 @@ class Study:
     def sweeps(self) -> tuple[Sweep, ...]:
         """One for each task, level, model, scorer and seed; those of one model and scorer in a row."""
         methods = tuple(map(parse_method, self.methods))
-        tasks = [(task, level) for task in map(load_task, self.tasks) for level in self._levels(task)]
+        loaded = {spec: load_task(spec) for spec in self.tasks}
+        names = Counter(task.name for task in loaded.values())
+        if twice := next((name for name, count in names.items() if count > 1), None):
+            raise OptionError(
+                f"two tasks are called {twice!r} and their rows could not be told; rename a file"
+            )
+        tasks = [(task, level) for task in loaded.values() for level in self._levels(task)]
         return tuple(
             Sweep(
                 task=task,

@@ -243,7 +243,7 @@ async def _run(
     right = await _checked(sweep.task, problem, result)
     verdicts = [right[candidate.path.text] for candidate in result.candidates]
     return row(
-        correct=right[result.text],
+        correct=right[result.text] and not result.abstained,
         any_correct=any(verdicts),
         candidates=len(verdicts),
         correct_candidates=sum(verdicts),

@@ -58,6 +58,8 @@ class Result:
     """How the candidates' answers were read, and are to be compared."""
     path_ids: Sequence[int] = ()
     """Of each candidate, the number of its path in the trace."""
+    abstained: bool = False
+    """Whether the method preferred no answer to the text's."""
     tree: Tree | None = None
     """What a tree method grew, with the value of every node; None of other methods."""
 
@@ -66,6 +68,7 @@ class Result:
         return {
             "text": self.text,
             "answer": self.answer,
+            "abstained": self.abstained,
             "method": self.method,
             "seed": self.seed,
             "stop_reason": self.stop_reason.value,
@@ -178,6 +181,7 @@ class Method(ABC):
             trace=trace,
             answer_kind=self.answer_kind,
             path_ids=tuple(session.path_id(c.path) for c in outcome.candidates),
+            abstained=outcome.abstained,
             tree=outcome.tree,
         )
 
