@@ -26,7 +26,7 @@ format: setup  ## format and apply the safe fixes, then check
 	@scripts/check --fix
 
 bench: setup  ## run every script in benchmarks/: the published figures
-	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) "$$script" || exit 1; done
+	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) -m benchmarks.$$(basename "$$script" .py) || exit 1; done
 
 claims: setup  ## measure what papers claim, on the embedded tasks; rewrites that part of docs/evidence.md
 	$(RUN) -m benchmarks.claims
