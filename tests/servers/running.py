@@ -21,13 +21,15 @@ from typing import IO
 
 import httpx
 
-from itscale.embedded import REASONER
+from itscale.embedded import PROCESS_SCORER, REASONER
 from itscale.models.base import Capability
 
 HOME = Path(os.environ.get("ITSCALE_SERVERS", ".servers")).absolute()
 START_S = 900.0
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+VLLM_ENVIRONMENT = {**OFFLINE, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
 STEPS, SEEDS, LOGPROBS = Capability.STEPS, Capability.SEEDS, Capability.LOGPROBS
+FORCING, GIVEN = Capability.FORCING, Capability.GIVEN
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,14 @@ def vllm(port: int) -> list[str]:
     ]
 
 
+def vllm_scorer(port: int) -> list[str]:
+    return [
+        *(str(HOME / "vllm/bin/vllm"), "serve", str(PROCESS_SCORER), "--served-model-name", "prm"),
+        *("--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "256"),
+        *("--enforce-eager", "--max-num-seqs", "64", "--runner", "pooling"),
+    ]
+
+
 def llama_server(kind: str) -> Callable[[int], list[str]]:
     def command(port: int) -> list[str]:
         return [
@@ -120,13 +130,13 @@ BACKENDS = (
     Backend(
         "vllm",
         vllm,
-        frozenset({STEPS, SEEDS, LOGPROBS}),
+        frozenset({STEPS, SEEDS, LOGPROBS, FORCING, GIVEN}),
         "token",
-        {**OFFLINE, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"},
+        VLLM_ENVIRONMENT,
         n_in_one=True,
     ),
-    Backend("llama-server-f32", llama_server("f32"), frozenset({STEPS, SEEDS}), "llama"),
-    Backend("llama-server-q8_0", llama_server("q8_0"), frozenset({STEPS, SEEDS}), "llama"),
+    Backend("llama-server-f32", llama_server("f32"), frozenset({STEPS, SEEDS, FORCING}), "llama"),
+    Backend("llama-server-q8_0", llama_server("q8_0"), frozenset({STEPS, SEEDS, FORCING}), "llama"),
     Backend("llama-cpp-python", llama_cpp_python, frozenset({SEEDS}), "chat"),
     # Its list of models is that of a download cache, which has to be there and may be empty.
     Backend(
@@ -143,20 +153,27 @@ BACKENDS = (
 
 @contextmanager
 def running(backend: Backend) -> Iterator[str]:
+    """The URL of a started backend, with the files it serves written first. Errors are those of `serving`."""
+    for kind in ("f32", "q8_0"):
+        gguf(kind)
+    sampling_checkpoint()
+    with serving(backend.name, backend.command, backend.environment) as url:
+        yield url
+
+
+@contextmanager
+def serving(name: str, command: Callable[[int], list[str]], environment: dict[str, str]) -> Iterator[str]:
     """The URL of a started server; when the block is left, it and what it started are gone.
 
     Raises:
         RuntimeError: it ended, or gave no answer within START_S seconds; says where its log is.
     """
-    for kind in ("f32", "q8_0"):
-        gguf(kind)
-    sampling_checkpoint()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = HOME / f"{backend.name}.log"
+    log = HOME / f"{name}.log"
     with log.open("w") as out:
-        process = start(backend.command(port), backend.environment, out)
+        process = start(command(port), environment, out)
         try:
             wait_for(process, f"http://127.0.0.1:{port}/v1", log)
             yield f"http://127.0.0.1:{port}/v1"

