@@ -15,7 +15,8 @@ from itscale.embedded import REASONER
 from itscale.errors import MemoryLimitError, ModelError
 from itscale.methods import Majority, ParticleFilter
 from itscale.models.engine.pool import Slots
-from itscale.models.local import Checkpoint, LocalModel, load_pretrained
+from itscale.models.in_process import Checkpoint
+from itscale.models.local import LocalModel, load_pretrained
 from itscale.randomness import Seeded
 from itscale.scorers.prm import LocalProcessScorer
 from itscale.tasks import Chain, Countdown

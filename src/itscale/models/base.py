@@ -80,7 +80,7 @@ class Model(ABC):
 
         Under the sampling distribution; at temperature 0, whose law has one outcome, under that of
         temperature 1, as `Step.logprob` is. -inf for a token that top-p or top-k leaves out.
-        Charged as a call that reads and generates nothing.
+        Charged as a call that reads and generates nothing, but for the token some servers make to answer.
 
         Raises:
             OptionError: this model does not offer `Capability.GIVEN`.

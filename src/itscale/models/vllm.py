@@ -26,7 +26,8 @@ from typing import Any, TypeVar
 from itscale.budget import Ledger
 from itscale.errors import ModelError, OptionError
 from itscale.models.base import Capability, Model
-from itscale.models.local import Checkpoint, PromptReader, fingerprint
+from itscale.models.in_process import Checkpoint, PromptReader, boundary_ids, speller
+from itscale.models.local import fingerprint
 from itscale.randomness import Randomness
 from itscale.types import End, Path, Sampling, Step, Until
 
@@ -57,13 +58,12 @@ class VLLMModel(Model):
         self._folder = folder
         self._home = home
         self._engine = engine
-        self._decode = tokenizer.backend_tokenizer.decode
+        self._text_of = speller(tokenizer.backend_tokenizer.decode)
         config = engine.model_config
         self._max_context = int(config.max_model_len)
         eos = config.try_get_generation_config().get("eos_token_id", tokenizer.eos_token_id)
         self._eos = frozenset(eos if isinstance(eos, list) else [eos])
-        ids = range(len(tokenizer))
-        self._boundary = frozenset(i for i in ids if self._decode([i]).endswith(facts.boundary))
+        self._boundary = frozenset(boundary_ids(self._text_of, range(len(tokenizer)), facts))
         self._numbers = itertools.count()
 
     @classmethod
@@ -178,8 +178,7 @@ class VLLMModel(Model):
         for stop in stops if stops and stops[-1] == len(ids) else [*stops, len(ids)]:
             own = tuple(ids[start:stop])
             end = self._end(own[-1], stop == len(ids), tally, until)
-            before = path.token_ids[-8:]
-            text = self._decode([*before, *own])[len(self._decode(before)) :]
+            text = self._text_of(path.token_ids[-8:], own)
             path = path.child(Step(own, text, end, sum(tally.logprobs[start:stop])))
             start = stop
         return path

@@ -16,13 +16,8 @@ from typing import Any
 
 from itscale.budget import Ledger
 from itscale.errors import ModelError, ScorerError
-from itscale.models.local import (
-    DEFAULT_MEMORY_BYTES,
-    Checkpoint,
-    PromptReader,
-    fingerprint,
-    load_pretrained,
-)
+from itscale.models.in_process import DEFAULT_MEMORY_BYTES, Checkpoint, PromptReader
+from itscale.models.local import fingerprint, load_pretrained
 from itscale.scorers.base import ProcessScorer
 from itscale.scorers.prm_kinds import PrmKind, kind_of_folder, named_kind
 from itscale.types import End, Path

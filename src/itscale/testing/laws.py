@@ -179,7 +179,7 @@ async def check_token_statistics(
 
 async def check_given(model: Model, prompts: Sequence[Prompt], *, n: int = 4, max_tokens: int = 64) -> None:
     """What is told of given tokens is what they were drawn with, wherever they are cut (for models that
-    offer GIVEN), and costs no generated token.
+    offer GIVEN), and costs no generated token, or the one that some servers generate to answer.
 
     Raises:
         LawBroken: on the first prompt where it is not.
@@ -208,7 +208,8 @@ async def check_given(model: Model, prompts: Sequence[Prompt], *, n: int = 4, ma
                 f"on {prompt.question!r} the tokens of an answer drawn with {drawn} have {told} when given",
             )
         _require(
-            ledger.generated_tokens == 0, f"on {prompt.question!r} given tokens were charged as generated"
+            ledger.generated_tokens <= ledger.model_calls,
+            f"on {prompt.question!r} given tokens were charged as generated",
         )
 
 

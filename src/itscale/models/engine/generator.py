@@ -17,11 +17,11 @@ import torch
 from itscale.errors import ContextLimitError, ModelError
 from itscale.models.engine.cache import PrefixCache, Segment
 from itscale.models.engine.forward import CachedForward, share_the_cores
-from itscale.models.engine.given import Given, Questions
-from itscale.models.engine.request import Request, Worker
+from itscale.models.engine.given import Questions
+from itscale.models.engine.request import Ending, Engine, Given, Request, Worker
 from itscale.models.engine.rows import Row, Rows
 from itscale.models.engine.sampler import draw
-from itscale.types import End, Path, Sampling, Step, Until
+from itscale.types import End, Path, Sampling, Step
 
 __all__ = ["Generator"]
 
@@ -33,11 +33,10 @@ KEPT_LOGITS = 8192
 """Next-token logits stay with a path while the vocabulary is at most this large."""
 
 
-class Generator:
+class Generator(Engine):
     """Extends paths with one causal language model.
 
-    `boundary_ids` and `eos_ids` are token ids; `text_of(before, ids)` turns the newest token ids
-    into text given the ids before them.
+    `text_of(before, ids)` turns the newest token ids into text given the ids before them.
     """
 
     def __init__(
@@ -46,9 +45,7 @@ class Generator:
         *,
         prompt_tokens: Callable[[Path], Sequence[int]],
         text_of: Callable[[Sequence[int], Sequence[int]], str],
-        vocabulary: int,
-        boundary_ids: Sequence[int],
-        eos_ids: Sequence[int],
+        ending: Ending,
         max_context: int,
         max_rows: int,
     ) -> None:
@@ -60,10 +57,7 @@ class Generator:
         self.redrawn_tokens = 0
         """Draws too close to call that were taken again on canonical logits."""
         self._text_of = text_of
-        self._ends_step = np.zeros(vocabulary, np.bool_)
-        self._ends_step[list(boundary_ids)] = True
-        self._ends_path = np.zeros(vocabulary, np.bool_)
-        self._ends_path[list(eos_ids)] = True
+        self._ending = ending
         self._rows = Rows(max_rows, max_context)
         self._waiting: list[Request] = []
         self._admitted: list[tuple[Request, Segment]] = []
@@ -72,38 +66,12 @@ class Generator:
         )
         self._worker = Worker("itscale-generator", self._turn, self._fail_all, share_the_cores)
 
-    async def extend(self, path: Path, until: Until, sampling: Sampling, seeds: list[int]) -> Request:
-        """One child of `path` for each seed; the request comes back with children and counts.
-
-        A cancelled call stops its rows at once and returns, cancelled, when the engine has let go.
-        """
-        loop = asyncio.get_running_loop()
-        request = Request(path, len(seeds), until, sampling, seeds, loop, loop.create_future())
-        await self._worker.ask(request)
-        return request
-
-    async def given(self, path: Path, token_ids: Sequence[int], sampling: Sampling) -> Given:
-        """The log-probabilities of `token_ids` (at least one) after `path`, and what that cost."""
-        loop = asyncio.get_running_loop()
-        question = Given(path, tuple(token_ids), sampling, loop, loop.create_future())
-        await self._worker.ask(question)
-        return question
-
     async def hidden(self, path: Path) -> Given:
         """The hidden states at the last token of `path`, and what that cost."""
         loop = asyncio.get_running_loop()
         question = Given(path, _ITSELF, Sampling(), loop, loop.create_future(), hidden=True)
         await self._worker.ask(question)
         return question
-
-    @property
-    def computing_s(self) -> float:
-        """Seconds that the thread has computed so far."""
-        return self._worker.computing_s
-
-    def close(self) -> None:
-        """Stop the thread."""
-        self._worker.close()
 
     # -- the thread ---------------------------------------------------------------------------
 
@@ -263,7 +231,7 @@ class Generator:
                 self.cache.use(segment, -1)
                 served.append(segment)
         self._admitted = left
-        if len(self._ends_path) > KEPT_LOGITS:
+        if len(self._ending.path) > KEPT_LOGITS:
             for segment in {*served} - {segment for _, segment in left}:
                 segment.output = None
         if started:
@@ -296,7 +264,7 @@ class Generator:
                 draws.entropies[k] = again.entropies[0]
                 self.redrawn_tokens += 1
         rows.append(which, draws)
-        ending = self._ends_step[draws.tokens] | self._ends_path[draws.tokens]
+        ending = self._ending.step[draws.tokens] | self._ending.path[draws.tokens]
         ending |= rows.n_tokens[which] >= rows.limit[which]
         finished: list[int] = []
         try:
@@ -317,9 +285,9 @@ class Generator:
         rows, row = self._rows, self._rows.info[i]
         request, token, n = row.request, int(rows.last_token[i]), int(rows.n_tokens[i])
         whole = request.until.what == "end"
-        if self._ends_path[token]:
+        if self._ending.path[token]:
             end = End.EOS
-        elif self._ends_step[token] and not (whole and n >= rows.limit[i]):
+        elif self._ending.step[token] and not (whole and n >= rows.limit[i]):
             end = End.BOUNDARY
         else:
             end = End.LENGTH

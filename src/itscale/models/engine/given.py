@@ -10,9 +10,7 @@ what it was batched with in its last digits (about 1e-6 nats in float32).
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,35 +18,15 @@ import torch
 from itscale.errors import ModelError
 from itscale.models.engine.cache import PrefixCache, Segment
 from itscale.models.engine.forward import CachedForward
+from itscale.models.engine.request import Given
 from itscale.models.engine.sampler import Settings, log_law
-from itscale.types import Path, Sampling
 
-__all__ = ["Given", "Questions", "gathered"]
+__all__ = ["Questions", "gathered"]
 
 BATCH_TOKENS = 4096
 """Given tokens read in one pass, padding included."""
 BATCH_LOGITS = 2**27
 """Logits of one pass at most: a gigabyte in double precision."""
-
-
-@dataclass(slots=True, eq=False)
-class Given:
-    """The log-probabilities of `token_ids` after `path` are wanted."""
-
-    path: Path
-    token_ids: tuple[int, ...]
-    sampling: Sampling
-    loop: asyncio.AbstractEventLoop
-    done: asyncio.Future[None]
-    cancelled: bool = False
-    error: Exception | None = None
-    logprobs: tuple[float, ...] = ()
-    prompt_tokens: int = 0
-    computed_tokens: int = 0
-    """Tokens that were computed because of this question."""
-    hidden: bool = False
-    """What is wanted instead is what the model holds at the path's last token."""
-    states: tuple[float, ...] = ()
 
 
 class Questions:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Condition, Thread
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from itscale.errors import ModelError
 from itscale.types import Path, Sampling, Until
 
-__all__ = ["Request", "Worker"]
+__all__ = ["Ending", "Engine", "Given", "Request", "Worker"]
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +39,40 @@ class Request:
     computed_tokens: int = 0
     """Context tokens that were computed because of this request."""
     generated_tokens: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Given:
+    """The log-probabilities of `token_ids` after `path` are wanted."""
+
+    path: Path
+    token_ids: tuple[int, ...]
+    sampling: Sampling
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[None]
+    cancelled: bool = False
+    error: Exception | None = None
+    logprobs: tuple[float, ...] = ()
+    prompt_tokens: int = 0
+    computed_tokens: int = 0
+    """Tokens that were computed because of this question."""
+    hidden: bool = False
+    """What is wanted instead is what the model holds at the path's last token."""
+    states: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Which tokens end a step and which the whole path, as flags of shape (vocabulary,)."""
+
+    step: npt.NDArray[np.bool_]
+    path: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, vocabulary: int, boundary_ids: Sequence[int], eos_ids: Sequence[int]) -> Ending:
+        """From lists of ids."""
+        ids = np.arange(vocabulary)
+        return cls(np.isin(ids, list(boundary_ids)), np.isin(ids, list(eos_ids)))
 
 
 class _Answerable(Protocol):
@@ -145,6 +182,38 @@ class Worker:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_resolve, futures, error)
         self._answers = {}
+
+
+class Engine:
+    """An engine as the event loop sees it: what is asked goes to its worker, and comes back answered."""
+
+    _worker: Worker
+
+    async def extend(self, path: Path, until: Until, sampling: Sampling, seeds: list[int]) -> Request:
+        """One child of `path` for each seed; the request comes back with children and counts.
+
+        A cancelled call stops its rows at once and returns, cancelled, when the engine has let go.
+        """
+        loop = asyncio.get_running_loop()
+        request = Request(path, len(seeds), until, sampling, seeds, loop, loop.create_future())
+        await self._worker.ask(request)
+        return request
+
+    async def given(self, path: Path, token_ids: Sequence[int], sampling: Sampling) -> Given:
+        """The log-probabilities of `token_ids` (at least one) after `path`, and what that cost."""
+        loop = asyncio.get_running_loop()
+        question = Given(path, tuple(token_ids), sampling, loop, loop.create_future())
+        await self._worker.ask(question)
+        return question
+
+    @property
+    def computing_s(self) -> float:
+        """Seconds that the thread has computed so far."""
+        return self._worker.computing_s
+
+    def close(self) -> None:
+        """Stop the thread."""
+        self._worker.close()
 
 
 def _resolve(futures: list[asyncio.Future[None]], error: ModelError | None) -> None:

@@ -10,7 +10,6 @@ and the law of a draw are those of the in-process engine.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -18,15 +17,14 @@ import numpy.typing as npt
 import torch
 
 from itscale.errors import MemoryLimitError, ModelError
-from itscale.models.engine.given import Given
-from itscale.models.engine.request import Request, Worker
+from itscale.models.engine.request import Ending, Engine, Given, Request, Worker
 from itscale.models.engine.sampler import draw
 from itscale.models.gguf.forward import Forward
-from itscale.models.gguf.rows import Admitted, Ending, Row, settings_of
+from itscale.models.gguf.rows import Admitted, Row, settings_of
 from itscale.models.gguf.sequences import Held, Sequences
-from itscale.types import End, Path, Sampling, Step, Until
+from itscale.types import End, Path, Step
 
-__all__ = ["Engine"]
+__all__ = ["LlamaEngine"]
 
 SHARED_WAIT = 32
 """A prefix that is being computed is waited for if it saves at least so many tokens more."""
@@ -36,7 +34,7 @@ CONTEXT_TOKENS = 8
 Ints = npt.NDArray[np.int64]
 
 
-class Engine:
+class LlamaEngine(Engine):
     """Extends paths with one GGUF model.
 
     `text_of(before, ids)` turns the newest token ids into text given the ids before them. A draw
@@ -74,26 +72,9 @@ class Engine:
         self._admitted: list[Admitted] = []
         self._worker = Worker("itscale-gguf", self._turn, self._fail_all, lambda: None)
 
-    async def extend(self, path: Path, until: Until, sampling: Sampling, seeds: list[int]) -> Request:
-        """One child of `path` for each seed; the request comes back with children and counts.
-
-        A cancelled call stops its rows at once and returns, cancelled, when the engine has let go.
-        """
-        loop = asyncio.get_running_loop()
-        request = Request(path, len(seeds), until, sampling, seeds, loop, loop.create_future())
-        await self._worker.ask(request)
-        return request
-
-    async def given(self, path: Path, token_ids: Sequence[int], sampling: Sampling) -> Given:
-        """The log-probabilities of `token_ids` (at least one) after `path`, and what that cost."""
-        loop = asyncio.get_running_loop()
-        question = Given(path, tuple(token_ids), sampling, loop, loop.create_future())
-        await self._worker.ask(question)
-        return question
-
     def close(self) -> None:
         """Stop the thread and free llama.cpp's memory."""
-        self._worker.close()
+        super().close()
         self._forward.close()
 
     # -- the thread ---------------------------------------------------------------------------

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from itscale.models.engine.given import Given, gathered
+from itscale.models.engine.given import gathered
+from itscale.models.engine.request import Given
 from itscale.models.gguf.library import Context
 from itscale.models.gguf.rows import Admitted
 from itscale.models.gguf.sequences import Held, Sequences

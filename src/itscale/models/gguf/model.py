@@ -10,18 +10,13 @@ and are refused.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path as FilePath
 
-from itscale.budget import Ledger
-from itscale.models.base import Capability, Model
+from itscale.models.base import Capability
 from itscale.models.gguf.library import MOST_SEQUENCES, Context, Weights
 from itscale.models.gguf.tokens import GGUFTokenizer
-from itscale.models.local import DEFAULT_MEMORY_BYTES, Checkpoint, PromptReader
-from itscale.randomness import Randomness
-from itscale.types import End, Path, Sampling, Step, Until
+from itscale.models.in_process import DEFAULT_MEMORY_BYTES, Checkpoint, EngineModel, boundary_ids
 
 __all__ = ["GGUFModel"]
 
@@ -33,7 +28,7 @@ CLOSE_ROUNDED = 4e-3
 """As `sampler.CLOSE`, where weights, keys or values are rounded: what a batch changes is larger."""
 
 
-class GGUFModel(Model):
+class GGUFModel(EngineModel):
     """A causal language model that llama.cpp runs."""
 
     capabilities = frozenset(Capability) - {Capability.HIDDEN}
@@ -45,32 +40,29 @@ class GGUFModel(Model):
         name: str,
         memory: int,
         rows: int | None,
-        *,
-        original: bool = True,
     ) -> None:
+        from itscale.models.engine.request import Ending
         from itscale.models.engine.sampler import CLOSE
-        from itscale.models.gguf.engine import Engine
+        from itscale.models.gguf.engine import LlamaEngine
         from itscale.models.gguf.forward import Forward
-        from itscale.models.gguf.rows import Ending
         from itscale.models.gguf.sequences import Sequences
 
-        self.name = name
+        tokenizer = GGUFTokenizer(weights)
+        super().__init__(name, tokenizer, facts, tokenizer.text_of)
         self._file: FilePath | None = None
         self._weights = weights
-        self._tokenizer = tokenizer = GGUFTokenizer(weights)
-        self.prompts = PromptReader(tokenizer, facts)
         size = weights.trained_context
         cells = min(memory // weights.bytes_per_cell, MOST_SEQUENCES * size)
         shared = Context(weights, cells=cells, sequences=MOST_SEQUENCES, batch=PREFILL_TOKENS)
         everything = range(weights.n_vocabulary)
-        self.engine = Engine(
+        self.engine = LlamaEngine(
             Forward(shared, lambda: Context(weights, cells=size, sequences=1, batch=PREFILL_TOKENS)),
             Sequences(MOST_SEQUENCES, cells, shared.fork, shared.drop),
             prompt_tokens=self.prompts.of_path,
             text_of=tokenizer.text_of,
             ending=Ending.of(
                 weights.n_vocabulary,
-                [i for i in everything if tokenizer.text_of((), (i,)).endswith(facts.boundary)],
+                boundary_ids(tokenizer.text_of, everything, facts),
                 [i for i in everything if weights.ends(i)],
             ),
             max_context=min(size, cells),
@@ -111,45 +103,6 @@ class GGUFModel(Model):
         with self._file.open("rb") as stream:
             return f"gguf:{hashlib.file_digest(stream, 'blake2b').hexdigest()[:32]}"
 
-    async def extend(
-        self, path: Path, n: int, until: Until, sampling: Sampling, rng: Randomness, ledger: Ledger
-    ) -> list[Path]:
-        self.prompts.of_path(path)  # refuse a prompt before the engine sees it
-        seeds = [rng.child(i).seed for i in range(n)]
-        request = await self.engine.extend(path, until, sampling, seeds)
-        ledger.charge_model(
-            prompt=request.prompt_tokens,
-            cached=request.prompt_tokens - request.computed_tokens,
-            generated=request.generated_tokens,
-        )
-        if request.cancelled:
-            raise asyncio.CancelledError
-        if request.error is not None:
-            raise request.error
-        return [request.children[i] for i in range(n)]
-
-    async def logprobs_of(
-        self, path: Path, token_ids: Sequence[int], sampling: Sampling, ledger: Ledger
-    ) -> tuple[float, ...]:
-        self.prompts.of_path(path)
-        if not token_ids:
-            return ()
-        question = await self.engine.given(path, token_ids, sampling)
-        cached = max(0, question.prompt_tokens - question.computed_tokens)
-        ledger.charge_model(prompt=question.prompt_tokens, cached=cached, generated=0)
-        if question.cancelled:
-            raise asyncio.CancelledError
-        if question.error is not None:
-            raise question.error
-        return question.logprobs
-
-    def forced(self, path: Path, text: str | Sequence[int]) -> Path:
-        if isinstance(text, str):
-            ids = tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
-        else:
-            ids, text = tuple(text), self._tokenizer.text_of(path.token_ids, text)
-        return path.child(Step(ids, text, End.BOUNDARY, forced=True))
-
     async def close(self) -> None:
-        self.engine.close()
+        await super().close()
         self._weights.close()

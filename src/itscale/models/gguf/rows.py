@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from itscale.models.engine.given import Given
-from itscale.models.engine.request import Request
+from itscale.models.engine.request import Ending, Given, Request
 from itscale.models.engine.sampler import Draws, Settings
 from itscale.models.gguf.sequences import Held
 from itscale.types import End, Path, Step
 
-__all__ = ["Admitted", "Ending", "Row", "settings_of"]
+__all__ = ["Admitted", "Row", "settings_of"]
 
 
 @dataclass(slots=True, eq=False)
@@ -26,20 +25,6 @@ class Admitted:
     prefix: Held
     limit: int
     """Cells each of its rows may take."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """Which tokens end a step and which the whole path, as flags of shape (vocabulary,)."""
-
-    step: npt.NDArray[np.bool_]
-    path: npt.NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, vocabulary: int, boundary_ids: Sequence[int], eos_ids: Sequence[int]) -> Ending:
-        """From lists of ids."""
-        ids = np.arange(vocabulary)
-        return cls(np.isin(ids, list(boundary_ids)), np.isin(ids, list(eos_ids)))
 
 
 @dataclass(slots=True, eq=False)
