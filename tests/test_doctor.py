@@ -12,13 +12,23 @@ from typer.testing import CliRunner
 
 from itscale import cli
 from itscale.budget import Ledger
-from itscale.doctor import Finding, Report, Verdict, diagnose, examine, facts_table, spec_of
+from itscale.doctor import (
+    EMBEDDED_QUESTIONS,
+    QUESTIONS,
+    Finding,
+    Report,
+    Verdict,
+    diagnose,
+    examine,
+    facts_table,
+    spec_of,
+)
 from itscale.errors import ModelError, PromptError
 from itscale.models.base import Capability, Model
 from itscale.models.fake import FakeModel
 from itscale.randomness import Randomness
 from itscale.types import End, Path, Sampling, Step, Until
-from tests.models.openai.servers import ANSWERS, Server, connected
+from tests.models.openai.servers import ANSWERS, BASE, Server, connected, ok
 
 CHECKS = ["stepwise greedy", "stop handling", "samples differ", "n", "seeds", "logprobs", "usage", "length"]
 
@@ -153,6 +163,27 @@ def test_a_model_of_its_own_tasks_is_asked_those():
     model.reads = "nothing"
     with pytest.raises(PromptError):
         asyncio.run(examine(model))
+
+
+def test_a_served_model_of_few_words_is_asked_in_those():
+    """Where most of a question is the one token for unknown words, the embedded models' are asked."""
+
+    class Few(Server):
+        async def _answer(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> Any:
+            if path == "/tokenize" and "messages" in body:
+                known = {"Make", "from", "2,", "3,", "5,", "7,", "9,", "11.", "12,", "17", "23.", "45"}
+                words = body["messages"][0]["content"].split()
+                ids = [BASE + len(word) + 10 * i if word in known else BASE for i, word in enumerate(words)]
+                return ok({"tokens": ids})
+            return await super()._answer(path, body, headers)
+
+    for server, asked in ((Few(), EMBEDDED_QUESTIONS), (Server(), QUESTIONS)):
+        assert not broken(examined(server))
+        read = {body["messages"][0]["content"] for body in server.asked("/tokenize")}
+        assert set(asked) <= read
+        generated = server.asked("/v1/completions")
+        assert generated
+        assert not any(body["prompt"].count(BASE) > 1 for body in generated)
 
 
 def shown(table: Any) -> str:

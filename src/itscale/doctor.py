@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -35,7 +36,18 @@ from itscale.testing import (
 )
 from itscale.types import Path, Prompt, Sampling, Until
 
-__all__ = ["Finding", "Report", "Verdict", "diagnose", "examine", "facts_table", "probing", "spec_of"]
+__all__ = [
+    "EMBEDDED_QUESTIONS",
+    "QUESTIONS",
+    "Finding",
+    "Report",
+    "Verdict",
+    "diagnose",
+    "examine",
+    "facts_table",
+    "probing",
+    "spec_of",
+]
 
 QUESTIONS = (
     "Name an animal and tell a story about it in three short paragraphs.",
@@ -133,14 +145,22 @@ def spec_of(text: str) -> str:
 
 
 async def _readable(model: Model) -> list[Prompt]:
-    """Questions the model does not refuse."""
-    prompts = [Prompt.user(question) for question in QUESTIONS]
+    """Questions the model does not refuse, in words it knows."""
+    general, own = ([Prompt.user(text) for text in texts] for texts in (QUESTIONS, EMBEDDED_QUESTIONS))
     try:
-        await _sampled(model, prompts[0], 1, Ledger(Budget()))
+        if await _has_words_for(model, general[0]):
+            await _sampled(model, general[0], 1, Ledger(Budget()))
+            return general
     except PromptError:
-        prompts = [Prompt.user(question) for question in EMBEDDED_QUESTIONS]
-        await _sampled(model, prompts[0], 1, Ledger(Budget()))
-    return prompts
+        pass
+    await _sampled(model, own[0], 1, Ledger(Budget()))
+    return own
+
+
+async def _has_words_for(model: Model, prompt: Prompt) -> bool:
+    """Whether a prompt is more to a model than one token, that of unknown words, over and over."""
+    ids = await model.ids_of(prompt) if isinstance(model, OpenAIModel) else None
+    return not ids or 2 * Counter(ids).most_common(1)[0][1] <= len(ids)
 
 
 def _dialect(model: OpenAIModel) -> Finding:

@@ -135,8 +135,8 @@ BACKENDS = (
         VLLM_ENVIRONMENT,
         n_in_one=True,
     ),
-    Backend("llama-server-f32", llama_server("f32"), frozenset({STEPS, SEEDS, FORCING}), "llama"),
-    Backend("llama-server-q8_0", llama_server("q8_0"), frozenset({STEPS, SEEDS, FORCING}), "llama"),
+    Backend("llama-server-f32", llama_server("f32"), frozenset({STEPS, SEEDS, LOGPROBS, FORCING}), "llama"),
+    Backend("llama-server-q8_0", llama_server("q8_0"), frozenset({STEPS, SEEDS, LOGPROBS, FORCING}), "llama"),
     Backend("llama-cpp-python", llama_cpp_python, frozenset({SEEDS}), "chat"),
     # Its list of models is that of a download cache, which has to be there and may be empty.
     Backend(

@@ -16,7 +16,7 @@ from itscale.models.vllm import VLLMModel
 from itscale.randomness import Seeded
 from itscale.tasks import Chain, Countdown
 from itscale.testing import MODEL_LAWS
-from itscale.types import End, Path, Prompt, Sampling, Until
+from itscale.types import End, Message, Path, Prompt, Sampling, Until, to_json
 
 pytestmark = pytest.mark.server
 pytest.importorskip("vllm", reason='vLLM is not installed: pip install "itscale[vllm]"')
@@ -100,3 +100,9 @@ def test_what_it_was_not_made_for_is_refused(model: VLLMModel):
     assert Capability.STEPS in model.capabilities
     with pytest.raises(PromptError, match="two tasks only"):
         asyncio.run(extended(model, Path.root(Prompt.user("Who are you?")), 1, "end", HOT))
+    image = [{"type": "text", "text": PROMPTS[0].question}, {"type": "image_url", "image_url": {"url": "x"}}]
+    pictured = Prompt(messages=(Message.of({"role": "user", "content": image}),))
+    tooled = Prompt(messages=PROMPTS[0].messages, request=to_json({"tools": []}))
+    for prompt, said in ((pictured, "content"), (tooled, "tools")):
+        with pytest.raises(PromptError, match=f"cannot honour {said}"):
+            asyncio.run(extended(model, Path.root(prompt), 1, "end", HOT))

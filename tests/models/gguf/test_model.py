@@ -20,7 +20,7 @@ from itscale.randomness import Seeded
 from itscale.registry import load_model
 from itscale.tasks import Chain, Countdown
 from itscale.testing import MODEL_LAWS
-from itscale.types import End, Path, Prompt, Sampling, Until
+from itscale.types import End, Message, Path, Prompt, Sampling, Until, to_json
 
 pytest.importorskip("llama_cpp", reason='llama.cpp is not installed: pip install "itscale[gguf]"')
 from recipes.export_gguf import export
@@ -226,6 +226,16 @@ def test_both_tokenizers_of_the_file_give_the_checkpoint_s_prompt_ids(
     assert own.text_of((), ids).replace("\n ", "\n").strip() == solution
 
 
+def beyond_text(question: str) -> list[tuple[Prompt, str]]:
+    """Prompts that say more than roles and texts, and the word the refusal has for it."""
+    image = [{"type": "text", "text": question}, {"type": "image_url", "image_url": {"url": "data:,"}}]
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    return [
+        (Prompt(messages=(Message.of({"role": "user", "content": image}),)), "content"),
+        (Prompt(messages=(Message("user", question),), request=to_json({"tools": tools})), "tools"),
+    ]
+
+
 def test_what_cannot_be_used_is_a_sentence(files: dict[str, FilePath], tmp_path: FilePath):
     """No file, no GGUF, half a GGUF, a question it was not made for."""
     with pytest.raises(OptionError, match="there is no GGUF file"):
@@ -240,4 +250,7 @@ def test_what_cannot_be_used_is_a_sentence(files: dict[str, FilePath], tmp_path:
     assert model.identity.startswith("gguf:")
     with pytest.raises(PromptError, match="two tasks only"):
         asyncio.run(extended(model, Path.root(Prompt.user("Who are you?")), 1, "end"))  # type: ignore[arg-type]
+    for prompt, said in beyond_text(PROMPTS[0].question):
+        with pytest.raises(PromptError, match=f"cannot honour {said}"):
+            asyncio.run(extended(model, Path.root(prompt), 1, "end"))  # type: ignore[arg-type]
     asyncio.run(model.close())

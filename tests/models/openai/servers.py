@@ -95,6 +95,8 @@ class Server:
     """After how many events the next streams break off."""
     faults: list[Callable[[], Awaitable[tuple[int, dict[str, str], bytes]]]] = field(default_factory=list)
     """Answers to the next generating requests instead of the true ones."""
+    last_words: bytes = b"data: [DONE]\n\n"
+    """What ends a stream."""
     requests: list[tuple[str, dict[str, Any], dict[str, str]]] = field(default_factory=list)
     generated: int = 0
     running: int = 0
@@ -139,11 +141,15 @@ class Server:
                 await asyncio.sleep(0)
             data = f"data: {json.dumps(event)}\n\n".encode()
             await send({"type": "http.response.body", "body": data, "more_body": True})
-            self.generated += sum(1 for choice in event["choices"] if "finish_reason" in choice)
+            self.generated += self._made(event)
             left -= 1
             if left < 1:
                 raise httpx.RemoteProtocolError("peer closed connection without sending the whole body")
-        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+        await send({"type": "http.response.body", "body": self.last_words})
+
+    def _made(self, event: dict[str, Any]) -> int:
+        """How many tokens an event shows."""
+        return sum(1 for choice in event["choices"] if "finish_reason" in choice)
 
     async def _answer(
         self, path: str, body: dict[str, Any], headers: dict[str, str]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +36,9 @@ class LlamaServer(Server):
     names: tuple[str, ...] = ("tiny",)
     stop_tokens: int = 1
     """How many tokens it takes a stop string for: so many lack a text at the end."""
+    hides: str | None = None
+    """A token it shows nothing of, as if it were a part of a character that the next one completes."""
+    last_words: bytes = b""
 
     async def _answer(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> Any:
         if path == "/apply-template":
@@ -41,6 +46,8 @@ class LlamaServer(Server):
         if path == "/tokenize":
             if "content" not in body:
                 return error(400, "no content")
+            if not body["add_special"]:
+                return ok({"tokens": self.ids_of(body["content"])})
             return ok({"tokens": [BASE + i for i in range(len(body["content"].split()))]})
         if path == "/props":
             return ok({"default_generation_settings": {"n_ctx": self.context or 100}})
@@ -52,23 +59,49 @@ class LlamaServer(Server):
         assert body["samplers"] == ["temperature", "top_k", "top_p"], "its own samplers must not run"
         prefix = [i for i in body["prompt"] if i < BASE]
         said = self._say(body, prefix, body["n_predict"], body["seed"] if self.seeds else self.generated)
-        self.generated += len(said.ids)
-        pieces = [self.model.text_of([i]) for i in said.ids]
-        text = "".join(pieces)
+        texts = [self.model.text_of([i]) for i in said.ids]
+        whole = "".join(texts)
         if said.stopped_on:
-            text, pieces = text[: text.index(said.stopped_on)], pieces[: -self.stop_tokens]
-        return ok(
-            {
-                "content": text,
-                "tokens": said.ids,
-                "stop_type": "word" if said.stopped_on else ENDS[said.finish],
-                "stopping_word": said.stopped_on or "",
-                "tokens_evaluated": len(body["prompt"]),
-                "tokens_predicted": len(said.ids),
-                "timings": {"cache_n": 1},
-                "completion_probabilities": [{"token": piece, "logprob": -1.0} for piece in pieces],
-            }
-        )
+            whole = whole[: whole.index(said.stopped_on)]
+            texts[-1] = whole[len("".join(texts[:-1])) :]
+        shown, held = [], ""
+        for i, text in zip(said.ids, texts, strict=True):
+            held += text
+            if self.model.vocabulary[i] != self.hides:
+                shown.append({"id": i, "token": held, "logprob": said.logprobs[len(shown)]})
+                held = ""
+        told = {
+            "stop_type": "word" if said.stopped_on else ENDS[said.finish],
+            "stopping_word": said.stopped_on or "",
+            "tokens_evaluated": len(body["prompt"]),
+            "tokens_predicted": len(said.ids),
+            "timings": {"cache_n": 1},
+        }
+        if body["stream"] and self.streams:
+            return 200, {}, self._native_events(body, said, shown, told)
+        self.generated += len(said.ids)
+        kept = shown[: -self.stop_tokens] if said.stopped_on else shown
+        return ok({"content": whole, "tokens": said.ids, "completion_probabilities": kept} | told)
+
+    def _native_events(
+        self, body: dict[str, Any], said: Any, shown: list[dict[str, Any]], told: dict[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        """An event for each token that is shown, and one that tells the counts."""
+        read = {"tokens_evaluated": len(body["prompt"]), "stop": False}
+        left = list(shown)
+        for made, i in enumerate(said.ids, start=1):
+            if left and left[0]["id"] == i:
+                piece = left.pop(0)
+                yield {
+                    "content": piece["token"],
+                    "tokens": [i],
+                    "tokens_predicted": made,
+                    "completion_probabilities": [piece],
+                } | read
+        yield {"content": "", "tokens": [], "stop": True, "completion_probabilities": shown} | told
+
+    def _made(self, event: dict[str, Any]) -> int:
+        return len(event["tokens"])
 
 
 async def extended(model: Any, path: Path, n: int, what: str, limit: int = 20) -> tuple[list[Path], Ledger]:
@@ -78,25 +111,36 @@ async def extended(model: Any, path: Path, n: int, what: str, limit: int = 20) -
 
 
 @pytest.mark.parametrize("law", MODEL_LAWS, ids=lambda law: law.__name__)
-@pytest.mark.parametrize("stop_tokens", [1, 2])
-def test_every_law_holds_through_its_own_endpoint(law: Any, stop_tokens: int):
-    """Also where it takes the stop string for more tokens than it is."""
+@pytest.mark.parametrize(
+    "server",
+    [
+        LlamaServer(),
+        LlamaServer(streams=None),
+        LlamaServer(streams=None, stop_tokens=2),
+        LlamaServer(hides="or "),
+        LlamaServer(streams=None, hides="or "),
+    ],
+    ids=["streamed", "whole", "a stop of two tokens", "parts of characters", "whole, parts of characters"],
+)
+def test_every_law_holds_through_its_own_endpoint(law: Any, server: LlamaServer):
+    """Streamed or whole, also where it takes the stop string for more tokens than it is, or a character
+    takes several tokens."""
 
     async def run() -> None:
-        model = await connected(LlamaServer(stop_tokens=stop_tokens))
-        await law(model, [PROMPT])
+        await law(await connected(server), [PROMPT])
 
     asyncio.run(run())
 
 
 def test_ids_steps_and_counts_come_from_its_own_endpoint():
-    """Steps without log-probabilities; what it counts is what is charged, its cached tokens included."""
+    """Steps and their log-probabilities; what it counts is what is charged, its cached tokens included."""
 
     async def run() -> None:
         server = LlamaServer()
         model = await connected(server)
         assert model.facts.dialect == "llama"
-        assert model.capabilities == {Capability.STEPS, Capability.SEEDS, Capability.FORCING}
+        offered = {Capability.STEPS, Capability.SEEDS, Capability.FORCING, Capability.LOGPROBS}
+        assert model.capabilities == offered
         assert model.facts.max_context == 100
         [path], ledger = await extended(model, Path.root(PROMPT), 1, "step")
         assert path.step.end is End.BOUNDARY
@@ -109,6 +153,89 @@ def test_ids_steps_and_counts_come_from_its_own_endpoint():
         )
         assert len(result.candidates) == 4
         assert {where for where, _, _ in server.requests} == {"/apply-template", "/tokenize", "/completion"}
+
+    asyncio.run(run())
+
+
+def test_log_probabilities_come_with_the_stream_and_not_without():
+    """Those the server's model has, of every token of every step, the stop string's included."""
+
+    async def run() -> None:
+        for streams in ("counting", None):
+            server = LlamaServer(streams=streams)
+            model = await connected(server)
+            assert (Capability.LOGPROBS in model.capabilities) is (streams is not None)
+            [path], _ = await extended(model, Path.root(PROMPT), 1, "step")
+            said: list[int] = []
+            for i, logprob in zip(
+                path.step.token_ids, path.step.token_logprobs or (), strict=streams is not None
+            ):
+                assert logprob == pytest.approx(math.log(server.model.probabilities(said)[i]))
+                said.append(i)
+
+    asyncio.run(run())
+
+
+def test_forced_text_is_read_by_the_server_and_continued():
+    """Its ids come from /tokenize, asked once, and stand behind those that were drawn."""
+
+    async def run() -> None:
+        server = LlamaServer()
+        model = await connected(server)
+        path = model.forced(Path.root(PROMPT), "one and|")
+        [child], _ = await extended(model, path, 1, "step")
+        again, _ = await extended(model, path, 2, "step")
+        words = server.model.vocabulary
+        bodies = server.asked("/completion")
+        assert {tuple(body["prompt"][2:]) for body in bodies} == {(words.index("one "), words.index("and|"))}
+        assert [b["content"] for b in server.asked("/tokenize") if not b["add_special"]] == ["one and|"]
+        assert {p.step.text for p in (child, *again)} <= {"yes", "no|"}
+
+    asyncio.run(run())
+
+
+def test_what_had_come_of_a_cancelled_call_is_charged():
+    """To the token, whatever the server was asked for."""
+
+    async def run() -> None:
+        server = LlamaServer(turns=20)
+        model, ledger = await connected(server), Ledger(Budget())
+        call = model.extend(Path.root(PROMPT), 2, Until("end", 20), Sampling(), Seeded(0), ledger)
+        task = asyncio.ensure_future(call)
+        while server.generated < 2:
+            await asyncio.sleep(0)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ledger.generated_tokens == server.generated >= 2
+        assert ledger.prompt_tokens == 4
+        assert server.aborted == 2
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("streams", ["counting", None])
+def test_a_character_of_several_tokens_is_counted_and_continued(streams: str | None):
+    """Whole, its ids are known; in a stream the server hides all but the last, so its text is read again."""
+
+    async def run() -> None:
+        for seed in range(8):
+            server = LlamaServer(hides="or ", streams=streams)
+            model, ledger = await connected(server), Ledger(Budget())
+            root = Path.root(PROMPT)
+            [path] = await model.extend(root, 1, Until("step", 20), Sampling(), Seeded(seed), ledger)
+            said = [server.model.vocabulary.index(piece) for piece in _pieces(path.step.text)]
+            hidden = "or " in path.step.text
+            assert ledger.generated_tokens == path.n_tokens == len(said)
+            assert path.step.token_ids == (() if hidden and streams else tuple(said))
+            assert (path.step.logprob is None) is (hidden or streams is None)
+            await model.extend(path, 1, Until("step", 20), Sampling(), Seeded(seed), ledger)
+            assert server.asked("/completion")[-1]["prompt"][2:] == said
+            if hidden:
+                return
+        raise AssertionError("no answer had such a character")
 
     asyncio.run(run())
 
@@ -136,6 +263,7 @@ def test_a_full_context_is_known_before_the_server_is_asked():
         {"content": "a"},
         {"content": "a", "tokens": ["a"]},
         {"content": "a", "tokens": [1], "completion_probabilities": "x"},
+        {"content": "a", "tokens": [1], "completion_probabilities": [{"id": 2, "token": "a"}]},
     ],
 )
 def test_what_is_no_answer_of_it_is_malformed(body: dict[str, Any]):

@@ -165,6 +165,29 @@ def test_a_cancelled_call_closes_its_connection_at_once():
     asyncio.run(run())
 
 
+def test_models_on_one_server_share_its_limit():
+    """Two models, two runs, one endpoint: together they have no more in flight than the server gets."""
+
+    async def run() -> None:
+        app = Server(names=("tiny", "big"), turns=20)
+        async with listening(app) as (served, model):
+            endpoint = Endpoint(Address("big", served.url, boundary="|", timeout_s=20.0), sleep=Sleeps())
+            other = await OpenAIModel.connect(endpoint)
+            limit = endpoint.concurrency
+            assert limit is model.endpoint.concurrency
+            limit.limit = limit.ceiling = 3
+            app.peak = limit.peak = 0
+            paths = await asyncio.gather(
+                *(asked(one, Ledger(Budget())) for one in (model, other) for _ in range(8))
+            )
+            assert len(paths) == 16
+            assert app.peak == limit.peak == 3
+            await endpoint.close()
+            assert [path.finished for path in await asked(model, Ledger(Budget()))] == [True]
+
+    asyncio.run(run())
+
+
 def test_nobody_listening_is_one_sentence():
     """A port that was closed: the URL is named, and what to look at."""
 

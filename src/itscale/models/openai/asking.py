@@ -42,7 +42,7 @@ class Asking:
             Refused: the server said no.
             ModelError: no usable answer after all attempts, or one against the protocol.
         """
-        call = Call(self.heard)
+        call = Call(self.heard, assembly=self.dialect.assembly)
         call.again = lambda: self._settled(call)
         body: dict[str, Any] = {}
         reply: Reply | None = None

@@ -59,6 +59,8 @@ class Call:
     """Attempts that went out."""
     worked_on: bool = False
     """Whether the server may have read the prompt of the last attempt."""
+    assembly: Callable[[], Assembly] = Assembly
+    """Puts the pieces of a streamed answer together."""
     came: Assembly = field(default_factory=Assembly)
     """What came of a streamed answer in the last attempt."""
 
@@ -168,7 +170,7 @@ class Endpoint:
         try:
             call.sent += 1
             call.worked_on = True
-            call.came = Assembly()
+            call.came = call.assembly()
             answer = await self._answer(method, url, body, call)
             succeeded = True
         except Trouble as trouble:
@@ -230,25 +232,30 @@ class Endpoint:
         """A streamed answer, to its end."""
         stream = events(response.aiter_bytes())
         async for event in stream:
-            if event == b"[DONE]":
+            if event != b"[DONE]":
+                self._taken(event, url, body, call)
+            if event == b"[DONE]" or call.came.over:
                 # Read to its end, a body leaves its connection to the next call.
                 with suppress(TimeoutError, httpx.RequestError):
                     async with asyncio.timeout(END_S):
                         async for _ in stream:
                             pass
                 return call.came.body()
-            try:
-                said = json.loads(event)
-                if "error" in said:
-                    self._raise_for(_status_in(said), event, None, url, body)
-                deltas = call.came.add(said)
-            except (ValueError, TypeError, AttributeError) as error:
-                why = f": {error}" if isinstance(error, Malformed) else ""
-                raise Trouble(f"streamed something that is no piece of an answer{why}") from None
-            if call.heard is not None:
-                for delta in deltas:
-                    call.heard(delta)
         raise Trouble("ended its answer before it was whole; see the server's log")
+
+    def _taken(self, event: bytes, url: str, body: bytes | None, call: Call) -> None:
+        """One piece of a streamed answer, put behind those before it."""
+        try:
+            said = json.loads(event)
+            if "error" in said:
+                self._raise_for(_status_in(said), event, None, url, body)
+            deltas = call.came.add(said)
+        except (ValueError, TypeError, AttributeError) as error:
+            why = f": {error}" if isinstance(error, Malformed) else ""
+            raise Trouble(f"streamed something that is no piece of an answer{why}") from None
+        if call.heard is not None:
+            for delta in deltas:
+                call.heard(delta)
 
     def _checked(self, response: httpx.Response, url: str, body: bytes | None) -> dict[str, Any]:
         """The JSON object in a response; anything else raises."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from itscale.models.base import Capability
 from itscale.models.openai.client import Endpoint
 from itscale.models.openai.failures import Refused
 from itscale.models.openai.steps import text_steps, token_steps
-from itscale.models.openai.stream import Streams, stream_fields
+from itscale.models.openai.stream import Assembly, Streams, stream_fields
 from itscale.models.openai.wire import Choice, Malformed, Reply, read_chat, read_completion
 from itscale.types import Path, Prompt, Sampling, Step, Until
 
@@ -106,6 +106,9 @@ class Request:
 
 class Dialect(ABC):
     """How paths become requests, and answers steps."""
+
+    assembly: Callable[[], Assembly] = Assembly
+    """Puts an answer that comes in pieces together."""
 
     def __init__(self, endpoint: Endpoint, facts: Facts) -> None:
         self.endpoint = endpoint
@@ -209,7 +212,7 @@ class TokenDialect(Dialect):
         ids = [*await self._read_once(path.prompt)]
         for step in path.steps:
             ids += step.token_ids
-            if step.forced and not step.token_ids and step.text:
+            if step.text and not step.token_ids:  # forced, or its ids were not told
                 ids += await self._read_once(step.text)
         return ids
 

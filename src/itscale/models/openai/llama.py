@@ -4,8 +4,11 @@ Its OpenAI-compatible endpoints name neither token ids nor the stop string an an
 nothing could be continued exactly there. /completion takes ids and gives them back, with
 `stop_type` and `stopping_word`.
 
-Log-probabilities are not offered: where an answer ends on a stop string, the server leaves out
-those of its last tokens.
+Answers are streamed: a token an event, each with its log-probability (in one piece the server leaves
+out those of the last tokens of an answer that ends on a stop string). Of a character that takes
+several tokens a stream shows the last one only, so such an answer is continued from its text.
+
+Not covered: half a stop string at which an answer reaches its limit is not in the stream's text.
 """
 
 from __future__ import annotations
@@ -15,30 +18,74 @@ from typing import Any
 
 from itscale.errors import ModelError, PromptError
 from itscale.models.openai.client import Endpoint
-from itscale.models.openai.dialects import TokenDialect, messages_of
+from itscale.models.openai.dialects import Request, TokenDialect, messages_of
 from itscale.models.openai.failures import Refused
+from itscale.models.openai.steps import text_steps, token_steps
+from itscale.models.openai.stream import Assembly, Delta
 from itscale.models.openai.wire import Choice, Malformed, Reply, counts_in
-from itscale.types import Prompt, Sampling, Until
+from itscale.types import Prompt, Sampling, Step, Until
 
-__all__ = ["LlamaDialect", "completion_body", "prompt_ids", "read_native"]
+__all__ = ["LlamaAssembly", "LlamaDialect", "completion_body", "prompt_ids", "read_native"]
+
+
+class LlamaAssembly(Assembly):
+    """An answer of /completion in the making: a token an event, and a last event with the counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._texts: list[str] = []
+        self._ids: list[int] = []
+        self._shown: list[Any] = []
+        self._newest: Mapping[str, Any] = {}
+
+    @property
+    def over(self) -> bool:
+        return self._newest.get("stop") is True
+
+    def add(self, chunk: Mapping[str, Any]) -> list[Delta]:
+        text, ids, counts = chunk.get("content"), chunk.get("tokens"), counts_in(chunk)
+        if not isinstance(text, str) or not isinstance(ids, list):
+            raise Malformed("a piece of a stream without content or tokens")
+        self._newest = chunk
+        if counts is not None:
+            self.counting, self.prompt, self._total = True, counts.prompt, counts.generated
+        if self.over:
+            return []  # it tells the log-probabilities of the whole once more
+        self._texts.append(text)
+        self._ids += ids
+        self._shown += chunk.get("completion_probabilities") or []
+        return [Delta(0, text)]
+
+    def body(self) -> dict[str, Any]:
+        own = {"content": "".join(self._texts), "tokens": self._ids, "completion_probabilities": self._shown}
+        return {**self._newest, **own}
 
 
 class LlamaDialect(TokenDialect):
     """Token ids in, token ids out, in llama.cpp's own words."""
 
+    assembly = LlamaAssembly
+
     def posted(self, ids: list[int], until: Until, sampling: Sampling) -> tuple[str, dict[str, Any]]:
         stops = [self.endpoint.address.boundary] if until.what == "step" else []
-        body = completion_body(ids, until.max_tokens, sampling, stops)
+        body = completion_body(ids, until.max_tokens, sampling, stops, stream=self.facts.streams is not None)
         return f"{self.endpoint.address.root}/completion", body
 
     def read(self, body: Mapping[str, Any]) -> Reply:
         return read_native(body)
 
+    def steps(self, choice: Choice, request: Request, sampling: Sampling, count: int | None) -> list[Step]:
+        if choice.token_ids is None and count is not None:
+            return text_steps(choice, self.endpoint.address.boundary, request.until, sampling, count)
+        return token_steps(choice, self.endpoint.address.boundary, request.until, sampling)
+
     async def read_ids(self, said: Prompt | str) -> tuple[int, ...]:
         return await prompt_ids(self.endpoint, said)
 
 
-def completion_body(ids: list[int], max_tokens: int, sampling: Sampling, stops: list[str]) -> dict[str, Any]:
+def completion_body(
+    ids: list[int], max_tokens: int, sampling: Sampling, stops: list[str], *, stream: bool = False
+) -> dict[str, Any]:
     """A request for /completion. Of the server's samplers only ours run, in our order: its own
     default cuts to top-p before the temperature, which is another distribution."""
     return {
@@ -51,7 +98,7 @@ def completion_body(ids: list[int], max_tokens: int, sampling: Sampling, stops: 
         "stop": stops,
         "return_tokens": True,
         "n_probs": 1,  # brings the text of each token
-        "stream": False,
+        "stream": stream,
     }
 
 
@@ -67,16 +114,42 @@ def read_native(body: Mapping[str, Any]) -> Reply:
     shown = body.get("completion_probabilities") or []
     if not isinstance(shown, list) or not all(isinstance(p, dict) for p in shown):
         raise Malformed("completion_probabilities that are no list of objects")
-    pieces = [str(p.get("token", "")) for p in shown]
+    counts = counts_in(body)
+    pieces = _pieces(ids, shown)
     word = body.get("stopping_word") if why == "word" else None
-    if word and len(pieces) < len(ids):
-        # The server shows neither the stop string nor its tokens; what is missing is said by the last.
-        text += word
-        rest = text[len("".join(pieces)) :]
-        pieces += [*[""] * (len(ids) - len(pieces) - 1), rest]
+    if word:
+        text += word  # the server shows neither the stop string nor the texts of its tokens
+        pieces[-1:] = [pieces[-1] + text[len("".join(pieces)) :]] if pieces else []
     finish = "stop" if why in ("eos", "word") else "length"
-    choice = Choice(text, finish, word or None, tuple(ids), tuple(pieces))
-    return Reply((choice,), counts_in(body))
+    told = [p.get("logprob") for p in shown]
+    logprobs = tuple(p for p in told if isinstance(p, int | float)) if len(told) == len(ids) else ()
+    whole = counts is None or counts.generated == len(ids)
+    choice = Choice(
+        text,
+        finish,
+        word or None,
+        tuple(ids) if whole else None,
+        tuple(pieces),
+        logprobs if len(logprobs) == len(ids) else None,
+    )
+    return Reply((choice,), counts)
+
+
+def _pieces(ids: list[int], shown: list[dict[str, Any]]) -> list[str]:
+    """The text of each token. What is not shown, a part of a character, has its text with the next that is.
+
+    Raises:
+        Malformed: something is shown of a token that is not there.
+    """
+    pieces, at = [""] * len(ids), 0
+    for probability in shown:
+        while at < len(ids) and ids[at] != probability.get("id"):
+            at += 1
+        if at == len(ids):
+            raise Malformed("probabilities of tokens that it did not generate")
+        pieces[at] = str(probability.get("token", ""))
+        at += 1
+    return pieces
 
 
 async def prompt_ids(endpoint: Endpoint, prompt: Prompt | str) -> tuple[int, ...]:

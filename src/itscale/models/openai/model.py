@@ -169,6 +169,15 @@ class OpenAIModel(Model):
         ids = [*await self._dialect.ids_of(path), *token_ids]
         return await given_logprobs(self.endpoint, facts.model, facts.given, ids, last, ledger)
 
+    async def ids_of(self, prompt: Prompt) -> list[int] | None:
+        """The token ids the server's model reads a prompt as; None where the server does not tell.
+
+        Raises:
+            PromptError: the server's chat template refused it.
+            ModelError: the server could not be asked.
+        """
+        return None if self.facts.dialect == "chat" else await self._dialect.ids_of(Path.root(prompt))
+
     def forced(self, path: Path, text: str | Sequence[int]) -> Path:
         if Capability.FORCING not in self.capabilities:
             return super().forced(path, text)

@@ -18,8 +18,8 @@ from itscale.models.openai.client import Call, Endpoint
 from itscale.models.openai.dialects import Facts, Prefill, prefilled, token_ids_of
 from itscale.models.openai.failures import Refused
 from itscale.models.openai.given import way_to_tell
-from itscale.models.openai.llama import completion_body, prompt_ids, read_native
-from itscale.models.openai.stream import STREAMS, Streams, stream_fields
+from itscale.models.openai.llama import LlamaAssembly, completion_body, prompt_ids, read_native
+from itscale.models.openai.stream import STREAMS, Assembly, Streams, stream_fields
 from itscale.models.openai.wire import Choice, Malformed, Reply, read_chat, read_completion
 from itscale.types import Prompt, Sampling
 
@@ -149,23 +149,22 @@ async def _llama_facts(endpoint: Endpoint, model: str) -> Facts | None:
         ids = list(await prompt_ids(endpoint, _QUESTION))
         context = (await endpoint.get(f"{endpoint.address.root}/props")).get("default_generation_settings")
 
-        async def ask(temperature: float, seed: int, stops: list[str]) -> Reply:
-            body = completion_body(ids, _TOKENS, Sampling(temperature=temperature), stops)
-            return read_native(await endpoint.post(url, {**body, "seed": seed}))
+        async def ask(temperature: float, seed: int, stops: list[str], call: Call | None = None) -> Reply:
+            sampling = Sampling(temperature=temperature)
+            body = completion_body(ids, _TOKENS, sampling, stops, stream=call is not None)
+            return read_native(await endpoint.post(url, {**body, "seed": seed}, call))
 
         greedy = (await ask(0.0, 7, [])).choices[0]
         words = greedy.text.split()
         stopped = (await ask(0.0, 7, words[:1])).choices[0]
         pair = (await ask(1.0, 7, [])).choices[0], (await ask(1.0, 7, [])).choices[0]
         seeds = await _seeds_decide(lambda seed: ask(1.0, seed, []), pair)
+        streams = await _streams(lambda _, call: ask(0.0, 7, [], call), greedy, LlamaAssembly)
     except (ModelError, PromptError, Malformed):
         return None
     told = not words or (stopped.stopped_on, stopped.finish) == (words[0], "stop")
-    if (
-        not greedy.token_ids
-        or stopped.token_ids != greedy.token_ids[: len(stopped.token_ids or ())]
-        or not told
-    ):
+    same = stopped.token_ids == (greedy.token_ids or ())[: len(stopped.token_ids or ())]
+    if not (greedy.token_ids and same and told):
         return None
     size = context.get("n_ctx") if isinstance(context, dict) else None
     return Facts(
@@ -174,17 +173,22 @@ async def _llama_facts(endpoint: Endpoint, model: str) -> Facts | None:
         n=False,
         seeds=seeds,
         takes_seed=True,
-        logprobs=False,
+        logprobs=streams is not None and greedy.logprobs is not None,
         neutral=True,
+        streams=streams,
         max_context=size if isinstance(size, int) and size > 0 else None,
         stop="named",
     )
 
 
-async def _streams(ask: Callable[[Streams, Call], Awaitable[Reply]], greedy: Choice) -> Streams | None:
+async def _streams(
+    ask: Callable[[Streams, Call], Awaitable[Reply]],
+    greedy: Choice,
+    assembly: Callable[[], Assembly] = Assembly,
+) -> Streams | None:
     """How the greedy answer comes in pieces, if it does, adds up to the very same, and is counted."""
     for style in STREAMS:
-        call = Call(again=lambda: False)
+        call = Call(again=lambda: False, assembly=assembly)
         try:
             reply = await ask(style, call)
         except (ModelError, Malformed):

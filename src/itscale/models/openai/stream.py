@@ -86,6 +86,11 @@ class Assembly:
         self._total = 0
 
     @property
+    def over(self) -> bool:
+        """Whether the last event was, where a server says so in the event itself."""
+        return False
+
+    @property
     def generated(self) -> int:
         """Tokens that have come so far, of all texts."""
         return max(self._total, sum(part.generated for part in self._parts.values()))
