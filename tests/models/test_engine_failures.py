@@ -20,7 +20,7 @@ from itscale.models.engine.forward import CachedForward
 from itscale.models.engine.generator import KEPT_LOGITS, Generator
 from itscale.models.engine.judge import Judge
 from itscale.models.engine.pool import SlotPool
-from itscale.models.engine.request import Worker
+from itscale.models.engine.request import Ending, Worker
 from itscale.models.local import LocalModel
 from itscale.randomness import Seeded
 from itscale.scorers.prm import LocalProcessScorer
@@ -42,9 +42,7 @@ def generator_of(vocabulary: int) -> Generator:
         CachedForward(LlamaForCausalLM(config), limit_bytes=2**22),
         prompt_tokens=lambda _: (3, 4, 5),
         text_of=lambda _, ids: " ".join(map(str, ids)),
-        vocabulary=vocabulary,
-        boundary_ids=[2],
-        eos_ids=[1],
+        ending=Ending.of(vocabulary, boundary_ids=[2], eos_ids=[1]),
         max_context=4096,
         max_rows=8,
     )
