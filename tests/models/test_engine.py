@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -307,3 +308,17 @@ def test_an_engine_knows_how_long_it_has_computed():
     assert before == 0.0
     assert 0.2 * elapsed < worked <= elapsed
     assert idle - worked < 0.05
+
+
+def test_a_closed_model_leaves_memory():
+    """Weights and key-value memory go with the last reference; nothing else keeps a closed model."""
+
+    async def used() -> weakref.ref[torch.nn.Module]:
+        model = small_model(512)
+        await whole(model, problems(1)[0], GREEDY)
+        await model.close()
+        return weakref.ref(model.engine.forward.model)
+
+    weights = asyncio.run(used())
+    gc.collect()
+    assert weights() is None

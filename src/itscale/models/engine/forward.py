@@ -11,6 +11,7 @@ import ctypes
 import itertools
 import os
 import sys
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -52,6 +53,19 @@ def share_the_cores() -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
 
 
+def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that calls `method` without keeping its owner: transformers registers functions for ever,
+    and a closed model would stay in memory with them."""
+    reference = weakref.WeakMethod(method)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        alive = reference()
+        assert alive is not None, "only the owner's own model calls it"
+        return alive(*arguments, **named)
+
+    return call
+
+
 class CachedForward:
     """Runs `model` on rows of new tokens, each row over its own list of context slots."""
 
@@ -76,7 +90,7 @@ class CachedForward:
         self._read: torch.Tensor = torch.empty(0)
         self._bias: torch.Tensor = torch.empty(0)
         name = f"itscale-{next(_names)}"
-        AttentionInterface.register(name, self._attend)
+        AttentionInterface.register(name, _weakly(self._attend))
         model.set_attn_implementation(name)
 
     @torch.inference_mode()
