@@ -142,6 +142,8 @@ def _print_result(result: Result, explain: bool) -> None:
         console.print(explanation(result))
         console.print()
     console.print(Text(result.answer if result.answer is not None else "no answer was reached", style="bold"))
+    if result.degraded is not None:
+        console.print(Text(f"({result.degraded})", style="yellow"), soft_wrap=True)
     console.print(Text(f"\n{result.text.strip()}\n"))
     console.print(Text(account(result.usage, result.stop_reason), style="dim"))
 

@@ -135,6 +135,7 @@ def _about(job: Job, result: Result) -> dict[str, Any]:
         "seed": result.seed,
         "stop_reason": result.stop_reason.value,
         "answer": result.answer,
+        **({} if result.degraded is None else {"degraded": result.degraded}),
         "confidence": confidence(result),
         "score": chosen.score,
         "ess": result.ess,

@@ -63,12 +63,30 @@ class Result:
     tree: Tree | None = None
     """What a tree method grew, with the value of every node; None of other methods."""
 
+    @property
+    def degraded(self) -> str | None:
+        """What to say where several candidates were to be compared by their answers and none states one;
+        None where all is well. The text is then that of a candidate nobody voted for."""
+        if len(self.candidates) < 2 or any(c.answer is not None for c in self.candidates):
+            return None
+        cut = sum(c.path.truncated for c in self.candidates)
+        fix = (
+            f"{cut} were cut off: raise max_tokens or the limit on tokens"
+            if cut
+            else "give answers=KIND that fits what the model writes, or a prompt that asks for `Answer: X`"
+        )
+        return (
+            f"none of {len(self.candidates)} candidates states an answer of kind {self.answer_kind.name!r}; "
+            f"there was no vote, and the text is that of candidate {self.chosen + 1}; {fix}"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for `--json`; the trace is left out, the tree of a tree method is under `tree`."""
         return {
             "text": self.text,
             "answer": self.answer,
             "abstained": self.abstained,
+            **({} if self.degraded is None else {"degraded": self.degraded}),
             "method": self.method,
             "seed": self.seed,
             "stop_reason": self.stop_reason.value,

@@ -7,14 +7,16 @@ on a path has the same stream whatever else is asked in between.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from itscale.errors import ModelError
 from itscale.events import Proposed, Trace
 from itscale.randomness import Randomness
 from itscale.types import Path, Sampling
 
-__all__ = ["Ending", "How", "Lineage"]
+__all__ = ["Ending", "How", "Lineage", "check_moved"]
 
 
 Ending = Literal["step", "end"]
@@ -80,3 +82,18 @@ class Lineage:
             self._streams[node] = stream.child(node.depth - path.depth)
             ids = self.path_id(parent), self.path_id(node)
             self._trace.emit(Proposed(ids[1], ids[0], node.step.text, node.step.n_tokens, node.step.end))
+
+
+def check_moved(model: str, path: Path, children: Sequence[Path]) -> None:
+    """Make sure that every child is longer than its path, or at its end: loops over steps rely on it.
+
+    Raises:
+        ModelError: one is neither.
+    """
+    if not all(
+        child.ended or child.n_tokens > path.n_tokens or child.text != path.text for child in children
+    ):
+        raise ModelError(
+            f"model {model!r} gave a step without a token that ends nothing, so that the path would grow for "
+            "ever; hold it against the laws with: itscale doctor"
+        )

@@ -25,7 +25,7 @@ from itscale.errors import AllFailedError, ModelError, OptionError, ScorerError
 from itscale.events import Compared, Event, Failed, Pruned, Resampled, Scored, Trace
 from itscale.methods.ahead import Ahead
 from itscale.methods.arrivals import Arrivals, together, within
-from itscale.methods.lineage import Ending, How, Lineage
+from itscale.methods.lineage import Ending, How, Lineage, check_moved
 from itscale.methods.steering import Steering
 from itscale.models.base import Model
 from itscale.randomness import Randomness, SomeChildren
@@ -336,6 +336,7 @@ class Session(Steering):
             children = await within(self.ledger, self._model.extend(path, n, until, sampling, rng, ledger))
         finally:
             await ledger.return_tokens(granted)
+        check_moved(self._model.name, path, children)
         if granted < wanted * asked and (n < asked or any(child.truncated for child in children)):
             self.exhausted = self.exhausted or StopReason.TOKENS
         return children
