@@ -24,6 +24,7 @@ from rich.text import Text
 from itscale.budget import Budget, Ledger
 from itscale.errors import ModelError, OptionError, PromptError
 from itscale.models.base import Capability, Model
+from itscale.models.openai.http2 import spoken
 from itscale.models.openai.model import OpenAIModel
 from itscale.randomness import Seeded
 from itscale.testing import (
@@ -277,7 +278,10 @@ def probing(what: str, spec: str, load: Callable[[str], Model]) -> Iterator[Rend
 
 def facts_of(model: Model) -> dict[str, Any]:
     """What is known of a model before any check: its name, what it offers, what a probe found."""
-    probed = model.facts.to_json() if isinstance(model, OpenAIModel) else {}
+    probed: dict[str, Any] = {}
+    if isinstance(model, OpenAIModel):
+        endpoint = model.endpoint
+        probed = model.facts.to_json() | {"protocol": spoken(endpoint.protocol, endpoint.address.url)}
     return {**probed, "model": model.name, "offers": sorted(model.capabilities)}
 
 

@@ -7,7 +7,6 @@ server share its connections and its limit. A pool lives as long as somebody use
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
@@ -15,6 +14,7 @@ from weakref import WeakKeyDictionary
 import httpx
 
 from itscale.models.openai.concurrency import Concurrency
+from itscale.models.openai.http2 import may_be_http2
 
 __all__ = ["Pool", "join", "leave"]
 
@@ -33,7 +33,7 @@ class Pool:
     def __post_init__(self) -> None:
         self.client = httpx.AsyncClient(
             transport=self.transport,
-            http2=importlib.util.find_spec("h2") is not None,
+            http2=may_be_http2(),
             follow_redirects=False,
             timeout=httpx.Timeout(None, connect=CONNECT_S),  # an attempt as a whole has a limit
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=self.concurrency.ceiling),
