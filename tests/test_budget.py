@@ -76,6 +76,20 @@ def test_dollars_without_a_price_are_refused():
         Ledger(Budget(dollars=1.0))
 
 
+def test_dollars_are_reserved_as_the_tokens_they_buy():
+    """What is left buys three tokens; where only prompts cost, nothing is to be reserved for."""
+
+    async def scenario():
+        ledger = Ledger(Budget(dollars=4.0, tokens=100), Price(prompt_usd=1e5, generated_usd=1e6))
+        ledger.charge_model(prompt=5, cached=0, generated=0)
+        assert await ledger.reserve_tokens(8) == 3
+        assert (ledger.scarce, ledger.affords(0), ledger.affords(1)) == (StopReason.DOLLARS, True, False)
+        free = Ledger(Budget(dollars=4.0), Price(prompt_usd=1e5))
+        assert await free.reserve_tokens(8) == 8
+
+    asyncio.run(scenario())
+
+
 def test_a_reservation_is_what_is_left():
     """Less than wanted when little is left, and an error that names the limit when nothing is."""
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from itscale import registry
 from itscale.embedded import PROCESS_SCORER, REASONER
 from itscale.errors import OptionError, TaskError
-from itscale.methods import Beam, BestOfN, Method, ParticleFilter
+from itscale.methods import Beam, BestOfN, BudgetForcing, Method, ParticleFilter
 from itscale.methods.base import Outcome
 from itscale.methods.session import Session
 from itscale.models.local import LocalModel
@@ -103,6 +103,11 @@ def test_every_type_of_option_can_be_written():
         ("beem", "unknown method 'beem'; did you mean 'beam'"),
         ("best_of_n", "did you mean 'best-of-n'"),
         ("beam:width=0", "width"),
+        ("sample:temperature=nan", "temperature is nan"),
+        ("sample:temperature=inf", "temperature is inf"),
+        ("dts:widen=inf", "widens by inf"),
+        ("entropy-exit:threshold=nan", "threshold is nan"),
+        ("particle-filter:resampling=optimal", "give multinomial"),
         ("", "unknown method ''"),
     ],
 )
@@ -125,6 +130,7 @@ methods = st.one_of(
     st.builds(
         ParticleFilter, ess_threshold=st.floats(0, 1), choose=st.sampled_from(["vote", "argmax", "sample"])
     ),
+    st.builds(BudgetForcing, waits=st.just(1), wait=st.text("W,=:% \n|#é", min_size=1)),
 )
 
 

@@ -212,13 +212,15 @@ def test_scorer_calls_bind():
     assert result.stop_reason is StopReason.SCORER_CALLS
 
 
-def test_dollars_bind():
-    """Once the money is spent nothing new starts; every path keeps what it has."""
+@pytest.mark.parametrize("dollars", [3.0, 17.0, 40.0])
+def test_dollars_bind(dollars):
+    """At a dollar a token not one is generated that is not paid for, with many calls in flight."""
     model = wordy(price=Price(generated_usd=1e6), latency_s=0.001)
-    result = run(ParticleFilter(), model, FakeProcessScorer(likes_a), generations=4, dollars=3.0)
+    result = run(Whole(max_tokens=16), model, generations=16, dollars=dollars)
     assert result.stop_reason is StopReason.DOLLARS
-    assert result.usage.dollars == model.tokens_generated
-    assert model.calls == 4
+    assert result.usage.dollars == model.tokens_generated == dollars
+    result = run(ParticleFilter(), wordy(price=model.price), FakeProcessScorer(likes_a), dollars=dollars)
+    assert 0 < result.usage.dollars <= dollars
 
 
 def test_seconds_cancel_upstream_at_once():

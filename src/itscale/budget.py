@@ -2,12 +2,13 @@
 
 `Budget` is a set of hard limits: any that is set binds. `Ledger` is the one account of a run; models
 and scorers charge it at the seam, so usage is what they were asked for, to the token. Tokens are
-reserved before they are generated, which is why a token limit is never overstepped.
+reserved before they are generated, which is why a limit on them, or on what they cost, is never overstepped.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -39,6 +40,8 @@ class Budget:
     """Paths judged and answers compared; a judge that is asked n times for one judgement counts n."""
     seconds: float | None = None
     dollars: float | None = None
+    """Of the model: what its tokens cost. Generated ones are reserved as tokens are; what a prompt costs
+    is known when its call has ended, so those of calls in flight may go beyond."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -221,29 +224,40 @@ class Ledger:
         """How many tokens a call may generate: `wanted`, or what is left when that is less.
 
         Waits while too little is free but reservations of running calls may yet be returned.
-        Raises OutOfBudget when nothing is left. Pair with `return_tokens(granted, used)`.
+        Raises OutOfBudget when nothing is left. Pair with `return_tokens(granted)`.
         """
-        limit = self.budget.tokens
-        if limit is None:
-            return wanted
         async with self._returned:
             while True:
                 self.check()
-                free = limit - self.generated_tokens - self._reserved_tokens
-                if free >= wanted or (self._reserved_tokens == 0 and free > 0):
-                    granted = min(free, wanted)
+                left, reason = self._left()
+                if left >= wanted or (self._reserved_tokens == 0 and left > 0):
+                    granted = int(min(left, wanted))
                     self._reserved_tokens += granted
                     return granted
                 if self._reserved_tokens == 0:
-                    raise OutOfBudget(StopReason.TOKENS)
+                    raise OutOfBudget(reason)
                 await self._returned.wait()
+
+    @property
+    def scarce(self) -> StopReason:
+        """The limit that leaves the fewest tokens to generate."""
+        return self._left()[1]
 
     def affords(self, tokens: int) -> bool:
         """Whether so many tokens may be generated beyond everything that is reserved."""
-        if self._within is not None and not self._within.affords(tokens):
-            return False
-        limit = self.budget.tokens
-        return limit is None or self.generated_tokens + self._reserved_tokens + tokens <= limit
+        within = self._within is None or self._within.affords(tokens)
+        return within and tokens <= self._left()[0]
+
+    def _left(self) -> tuple[float, StopReason]:
+        """How many tokens may be generated beyond those reserved, and the limit that says so."""
+        left = [(math.inf, StopReason.TOKENS)]
+        if self.budget.tokens is not None:
+            left.append((self.budget.tokens - self.generated_tokens, StopReason.TOKENS))
+        if self.budget.dollars is not None and self.price.generated_usd > 0:
+            affordable = 1e6 * (self.budget.dollars - self.dollars) / self.price.generated_usd
+            left.append((math.floor(affordable + 1e-9), StopReason.DOLLARS))
+        tokens, reason = min(left)
+        return tokens - self._reserved_tokens, reason
 
     def apart(self) -> Ledger:
         """An account of its own, without limits, for one call on this one's; `charge` takes it over."""
@@ -253,8 +267,6 @@ class Ledger:
 
     async def return_tokens(self, granted: int) -> None:
         """The call a reservation was made for has ended and charged what it used."""
-        if self.budget.tokens is None:
-            return
         async with self._returned:
             self._reserved_tokens -= granted
             self._returned.notify_all()

@@ -5,17 +5,20 @@
     scorer   KIND[:REST]            `embedded`, `hf:PATH`, `none`
     task     NAME or FORMAT:FILE    `countdown`, `gsm8k:test.jsonl`
 
-A method's options are the fields of its dataclass, so this module knows none of them by name.
+A method's options are the fields of its dataclass, so this module knows none of them by name. In a text a
+comma is written %2C, and any other character may be percent-encoded too.
 Whatever needs torch is imported inside its loader: naming and listing things stays light.
 """
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from urllib.parse import quote, unquote
 
 from itscale.embedded import PROCESS_SCORER, REASONER
 from itscale.errors import OptionError, TaskError, did_you_mean
@@ -110,11 +113,16 @@ def method_label(method: Method) -> str:
     `parse_method(method_label(m)) == m`, and equal methods have equal labels.
     """
     changed = [
-        f"{field.name}={getattr(method, field.name)}"
+        f"{field.name}={_written(getattr(method, field.name))}"
         for field in fields(method)
         if field.default is MISSING or getattr(method, field.name) != field.default
     ]
     return f"{method.name}:{','.join(changed)}" if changed else method.name
+
+
+def _written(value: Any) -> str:
+    """A value as a spec has it: a text must neither end the option nor lose spaces at its ends."""
+    return re.sub(r"[%,\n]|^\s|\s$", lambda found: quote(found[0]), str(value))
 
 
 def split_methods(text: str) -> list[str]:
@@ -240,7 +248,9 @@ def _converted(kind: Any, text: str) -> Any:
     elif kind is bool:
         if text.lower() in _TRUE + _FALSE:
             return text.lower() in _TRUE
-    elif kind in (int, float, str):
+    elif kind is str:
+        return unquote(text)
+    elif kind in (int, float):
         return kind(text)
     else:
         raise TypeError(f"a method option of type {kind} cannot be written as text")

@@ -12,7 +12,16 @@ import pytest
 from itscale.budget import Budget
 from itscale.errors import OptionError
 from itscale.events import Proposed
-from itscale.methods import DVTS, AStar, Beam, BestFirst, BestOfN, Lookahead, Rebase, a_star
+from itscale.methods import (
+    DVTS,
+    AStar,
+    Beam,
+    BestFirst,
+    BestOfN,
+    Lookahead,
+    Rebase,
+    a_star,
+)
 from itscale.methods.best_first import Frontier
 from itscale.methods.rebase import shares
 from itscale.models.fake import FakeModel

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from itscale.budget import Budget, Ledger
+from itscale.events import Proposed, Pruned
 from itscale.methods import Beam, EntropicParticleFilter, ParticleFilter
 from itscale.methods.base import StepMethod
 from itscale.methods.lineage import Lineage
@@ -54,6 +55,16 @@ def test_same_seed_same_result_with_and_without(method, seed):
     wasted = ahead.usage.discarded_tokens - plain.usage.discarded_tokens
     assert wasted == model.tokens_generated - plain_model.tokens_generated
     assert ahead.usage.scorer_calls == plain.usage.scorer_calls
+
+
+@pytest.mark.parametrize("method", STEP_METHODS, ids=lambda method: method.name)
+def test_the_trace_tells_every_step_that_was_paid_for(method):
+    """Steps begun ahead and wanted by nobody are in it, as proposed and pruned, each token once."""
+    result, model = run(replace(method, speculate=True))
+    proposed = {e.path: e for e in result.trace.events if isinstance(e, Proposed)}
+    assert sum(e.tokens for e in proposed.values()) == result.usage.generated_tokens == model.tokens_generated
+    pruned = {path for e in result.trace.events if isinstance(e, Pruned) for path in e.paths}
+    assert pruned.isdisjoint(result.path_ids) or result.usage.discarded_tokens == 0
 
 
 def test_another_stream_for_steps_begun_ahead_is_caught(monkeypatch):

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import math
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -26,7 +27,7 @@ from itscale.models.fake import FakeModel
 from itscale.registry import METHODS
 from itscale.scorers.fake import FakeComparisonScorer, FakeOutcomeScorer, FakeProcessScorer
 from itscale.testing import enumerate_law
-from itscale.types import Prompt, StopReason
+from itscale.types import End, Prompt, Step, StopReason
 
 PROMPT = Prompt.user("count")
 END = {"$": 1.0}
@@ -252,6 +253,33 @@ def test_the_lowest_step_decides():
     assert asyncio.run(scores("last"))["b|Answer: 2"] == pytest.approx(1.0)
     assert asyncio.run(scores("lowest"))["b|Answer: 2"] == pytest.approx(0.1)
     assert asyncio.run(scores("lowest"))["a|Answer: 1"] == pytest.approx(math.sqrt(0.5))
+
+
+@pytest.mark.parametrize("confidence", ["mean", "last", "lowest"])
+def test_confidence_of_a_server_that_counts_tokens_without_their_ids(confidence):
+    """What it tells of probabilities is used, and the empty step it may end with says nothing."""
+
+    class Counting(FakeModel):
+        async def extend(self, path, n, until, sampling, rng, ledger):
+            [whole] = await super().extend(path, n, until, sampling, rng, ledger)
+            step = replace(whole.step, token_ids=(), counted=2, end=End.BOUNDARY)
+            return [path.child(step).child(Step((), "", End.EOS, 0.0, counted=0))]
+
+    result = asyncio.run(
+        ConfidenceVote(confidence=confidence).run(PROMPT, Counting(FLAT), None, Budget(generations=9))
+    )
+    for candidate in result.candidates:
+        assert candidate.score == pytest.approx(math.sqrt(ANSWERS[candidate.path.text]))
+
+
+def test_a_share_that_is_met_exactly_is_met():
+    """7 of 100 are not less than 0.07 of them, nor 55 than 0.55, whatever floating point makes of it."""
+    texts = ["Answer: a"] * 55 + ["Answer: b"] * 7 + ["nothing"] * 38
+    budget, scorer = Budget(generations=100), FakeOutcomeScorer(lambda text: "b" in text)
+    assert 0.55 * 100 > 55
+    assert 0.07 * 100 > 7
+    assert asyncio.run(Majority(abstain_below=0.55).run(PROMPT, fixed(texts), None, budget)).answer == "a"
+    assert asyncio.run(BestOfMajority(alpha=0.07).run(PROMPT, fixed(texts), scorer, budget)).answer == "b"
 
 
 @pytest.mark.parametrize("n", [2, 3])

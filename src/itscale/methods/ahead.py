@@ -21,7 +21,7 @@ class Ahead(Generic[K, T]):
 
     def __init__(self) -> None:
         self._running: dict[K, asyncio.Task[T]] = {}
-        self._dropped: list[asyncio.Task[T]] = []
+        self._dropped: list[tuple[K, asyncio.Task[T]]] = []
 
     def __contains__(self, key: K) -> bool:
         return key in self._running
@@ -51,9 +51,14 @@ class Ahead(Generic[K, T]):
         for key in keys:
             if (task := self._running.pop(key, None)) is not None:
                 task.cancel()
-                self._dropped.append(task)
+                self._dropped.append((key, task))
 
-    async def close(self) -> None:
-        """Cancel every call that nobody claimed, and wait until all have ended."""
+    async def close(self) -> list[tuple[K, T]]:
+        """Cancel every call that nobody claimed, and wait until all have ended; what came all the same."""
         self.drop(list(self._running))
-        await asyncio.gather(*self._dropped, return_exceptions=True)
+        ended = await asyncio.gather(*(task for _, task in self._dropped), return_exceptions=True)
+        return [
+            (key, result)
+            for (key, _), result in zip(self._dropped, ended, strict=True)
+            if not isinstance(result, BaseException)
+        ]

@@ -120,7 +120,7 @@ class Method(ABC):
     """Generated tokens of one path, at most."""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:
             raise OptionError(f"temperature is {self.temperature}; give 0 (greedy) or more")
         if not 0 < self.top_p <= 1:
             raise OptionError(f"top_p is {self.top_p}; give a share above 0 and at most 1")

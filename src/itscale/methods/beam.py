@@ -34,7 +34,7 @@ Families = Sequence[Sequence[Path]]
 async def search_beams(
     session: Session,
     judged: Candidates,
-    grow: Callable[[Sequence[Path], int], Awaitable[Families]],
+    grow: Callable[[Sequence[Path], int, bool], Awaitable[Families]],
     value: Callable[[Path], float],
     *,
     width: int,
@@ -44,12 +44,13 @@ async def search_beams(
 ) -> Outcome:
     """Grow, keep the best by `value` (larger is better), until all that is kept has ended.
 
-    `grow` gives each of some paths that many children; a path that may not move is its own child.
+    `grow` gives each of some paths that many children; a path that may not move is its own child. It
+    is told whether some call must go well: not where answers are set aside already.
     """
     n = session.generations
     width = min(width, n)
     done: list[Path] = []
-    [first] = await grow([session.root], n)
+    [first] = await grow([session.root], n, True)
     families: Families = [first[i : i + width] for i in range(0, len(first), width)]
     beams: list[Path] = []
     for step in range(max_steps):
@@ -66,7 +67,7 @@ async def search_beams(
         if session.exhausted or len(done) >= n or not any(map(session.can_grow, beams)):
             break
         if step < max_steps - 1:
-            families = await grow(beams, width)
+            families = await grow(beams, width, not done)
     growing = len(done) < n and any(map(session.can_grow, beams))
     stop = session.exhausted or (StopReason.STEPS if growing else None)
     return judged.outcome([*done, *beams], "argmax", stop)
@@ -105,8 +106,8 @@ class Beam(StepMethod):
         """Beams by the score of the prefix itself, judged as soon as it is there."""
         judged = Candidates(self.aggregate)
 
-        async def grow(paths: Sequence[Path], n: int) -> Families:
-            return judged.add(await session.extend_scored(paths, n))
+        async def grow(paths: Sequence[Path], n: int, required: bool) -> Families:
+            return judged.add(await session.extend_scored(paths, n, required=required))
 
         return await search_beams(
             session,

@@ -80,7 +80,8 @@ class BestOfMajority(WholeAnswers):
             judged = await self._judged(session, [c.path for c in candidates if c.path.finished])
             fallback = [judged.get(c.path, c) for c in candidates]
             return Outcome(fallback, best(fallback))
-        frequent = [c for c in clusters if c.votes >= self.alpha * len(candidates)] or clusters[:1]
+        least = round(self.alpha * len(candidates), 9)  # 0.07 of 100 is not more than 7
+        frequent = [c for c in clusters if c.votes >= least] or clusters[:1]
         members = [candidates[i].path for cluster in frequent for i in self._counting(cluster)]
         judged = await self._judged(session, members)
         ranked = [

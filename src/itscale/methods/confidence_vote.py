@@ -82,15 +82,20 @@ def _mean_probability(steps: Sequence[Step]) -> float:
     Raises:
         ModelError: a step has no log-probability, though its model offers them.
     """
-    tokens = sum(len(step.token_ids) for step in steps)
+    tokens = sum(step.n_tokens for step in steps)
     logprobs = [step.logprob for step in steps if step.logprob is not None]
     if len(logprobs) < len(steps):
         raise ModelError("a step came without its log-probability; use majority with this model")
     return math.exp(math.fsum(logprobs) / tokens) if tokens else 0.0
 
 
+def _spoken(path: Path) -> list[Step]:
+    """The steps that have tokens: a server may end an answer with an empty one."""
+    return [step for step in path.steps if step.n_tokens]
+
+
 _CONFIDENCES: Mapping[str, Callable[[Path], float]] = {
-    "mean": lambda path: _mean_probability(path.steps),
-    "last": lambda path: _mean_probability(path.steps[-1:]),
-    "lowest": lambda path: min((_mean_probability([step]) for step in path.steps), default=0.0),
+    "mean": lambda path: _mean_probability(_spoken(path)),
+    "last": lambda path: _mean_probability(_spoken(path)[-1:]),
+    "lowest": lambda path: min((_mean_probability([step]) for step in _spoken(path)), default=0.0),
 }

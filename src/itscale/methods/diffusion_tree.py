@@ -70,7 +70,7 @@ class _DiffusionTree(Method):
             raise OptionError(did_you_mean("scale", self.scale, ["linear", "log"]))
         if not (self.reward_weight > 0 and math.isfinite(self.reward_weight)):
             raise OptionError(f"reward_weight of {self.name} is {self.reward_weight}; give a number above 0")
-        if not self.widen >= 1 or not 0 <= self.alpha <= 1:
+        if not 1 <= self.widen < math.inf or not 0 <= self.alpha <= 1:
             raise OptionError(f"{self.name} widens by {self.widen} visits^{self.alpha}; give >= 1 and 0 to 1")
         if self.iterations is not None and self.iterations < 1:
             raise OptionError(

@@ -54,7 +54,7 @@ class EntropyExit(Exiting):
         super().__post_init__()
         if self.window < 1:
             raise OptionError(f"window is {self.window}; give at least 1 token")
-        if self.threshold <= 0:
+        if not self.threshold > 0:
             raise OptionError(f"threshold is {self.threshold}; give a ratio above 0, above 1 to be of use")
         if self.signal not in get_args(Signal):
             raise OptionError(did_you_mean("signal", str(self.signal), get_args(Signal)))

@@ -60,8 +60,8 @@ class Lookahead(StepMethod):
         judged = Candidates(self.aggregate)
         foreseen: dict[Path, float] = {}
 
-        async def grow(paths: Sequence[Path], n: int) -> list[list[Path]]:
-            families = await session.extend(paths, n)
+        async def grow(paths: Sequence[Path], n: int, required: bool) -> list[list[Path]]:
+            families = await session.extend(paths, n, required=required)
             fresh = [path for family in families for path in family if path.depth and path not in foreseen]
             foreseen.update(await self._foreseen(session, fresh, judged))
             return families

@@ -60,7 +60,7 @@ class Majority(WholeAnswers):
         clusters = await self.votes(candidates)
         if not clusters:
             return Outcome(candidates, 0)
-        short = clusters[0].votes < self.abstain_below * len(candidates)
+        short = clusters[0].votes < self._least(len(candidates))
         return Outcome(candidates, clusters[0].representative, abstained=short)
 
     async def _open(self, seen: Sequence[Path], n: int) -> int:
@@ -70,6 +70,10 @@ class Majority(WholeAnswers):
             return to_come
         clusters = await self.votes([self.candidate(path) for path in seen])
         first, second = (*(cluster.votes for cluster in clusters[:2]), 0.0, 0.0)[:2]
-        least = self.abstain_below * n
+        least = self._least(n)
         decided = first - second > to_come and (first >= least or first + to_come < least)
         return 0 if decided else to_come
+
+    def _least(self, n: int) -> float:
+        """Votes of n that the winner needs; rounded, so that 0.55 of 100 is not more than 55."""
+        return round(self.abstain_below * n, 9)

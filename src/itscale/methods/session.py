@@ -206,8 +206,11 @@ class Session(Steering):
                 self._ahead.begin(key, call)
 
     async def close(self) -> None:
-        """Cancel every step begun ahead that nobody asked for, and see it to its end."""
-        await self._ahead.close()
+        """Cancel every step begun ahead that nobody asked for; those that came all the same are pruned."""
+        for key, children in await self._ahead.close():
+            for i, child in enumerate(children):
+                self._lineage.proposed(key[0], child, self._lineage.coming(*key).child("then", i))
+            self.pruned(children)
 
     async def score(self, paths: Sequence[Path]) -> list[tuple[float, ...] | None]:
         """For each path what the scorer says: a score a step, or one in all; None if it failed or
@@ -338,7 +341,7 @@ class Session(Steering):
             await ledger.return_tokens(granted)
         check_moved(self._model.name, path, children)
         if granted < wanted * asked and (n < asked or any(child.truncated for child in children)):
-            self.exhausted = self.exhausted or StopReason.TOKENS
+            self.exhausted = self.exhausted or ledger.scarce
         return children
 
     async def _judge(self, path: Path) -> tuple[float, ...] | None:

@@ -26,7 +26,7 @@ from itscale.randomness import Randomness
 
 __all__ = ["SCHEMES", "Scheme", "multinomial", "optimal", "residual", "stratified", "systematic"]
 
-Scheme = Literal["multinomial", "optimal", "residual", "stratified", "systematic"]
+Scheme = Literal["multinomial", "residual", "stratified", "systematic"]
 Floats = npt.NDArray[np.float64]
 Ancestors = npt.NDArray[np.intp]
 
