@@ -23,6 +23,7 @@ from itscale.methods.lookahead import Lookahead
 from itscale.methods.lookahead_tree import LookaheadTree
 from itscale.methods.majority import Majority
 from itscale.methods.mcts import MCTS
+from itscale.methods.particle_cascade import ParticleCascade
 from itscale.methods.particle_filter import ParticleFilter
 from itscale.methods.particle_gibbs import ParticleGibbs
 from itscale.methods.pruned_majority import PrunedMajority
@@ -63,6 +64,7 @@ __all__ = [
     "Majority",
     "Method",
     "Outcome",
+    "ParticleCascade",
     "ParticleFilter",
     "ParticleGibbs",
     "PrunedMajority",

@@ -28,6 +28,7 @@ from itscale.methods import (
     Lookahead,
     LookaheadTree,
     Majority,
+    ParticleCascade,
     ParticleFilter,
     ParticleGibbs,
     PrunedMajority,
@@ -85,7 +86,8 @@ METHODS: Mapping[str, type[Method]] = {
         SemanticTree,
         ParticleFilter,
         EntropicParticleFilter,
-        ParticleGibbs,
         SMCBeam,
+        ParticleCascade,
+        ParticleGibbs,
     )
 }

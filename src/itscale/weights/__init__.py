@@ -1,5 +1,6 @@
 """Log weights, effective sample size, resampling schemes, and the population they act on."""
 
+from itscale.weights.branching import branch
 from itscale.weights.population import Population
 from itscale.weights.resampling import SCHEMES, Scheme, multinomial, optimal, residual, stratified, systematic
 
@@ -7,6 +8,7 @@ __all__ = [
     "SCHEMES",
     "Population",
     "Scheme",
+    "branch",
     "multinomial",
     "optimal",
     "residual",

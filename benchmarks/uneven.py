@@ -1,0 +1,141 @@
+"""Backends on which steps and judgements take unequal time, and methods timed side by side on them."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from itscale.bench import wilson_interval
+from itscale.budget import Budget, Ledger
+from itscale.methods import Method
+from itscale.methods.base import Result
+from itscale.models.base import Model, WrappedModel
+from itscale.randomness import Randomness, derive
+from itscale.scorers.base import ProcessScorer
+from itscale.tasks.base import GeneratedTask
+from itscale.types import Path, Problem, Sampling, Until
+
+__all__ = ["LateScorer", "Timed", "UnevenModel", "timed"]
+
+
+def _jitter(seed: int, spread: float) -> float:
+    """A factor of median 1: exp of a normal draw of that standard deviation."""
+    return math.exp(spread * float(np.random.default_rng(seed).standard_normal()))
+
+
+class UnevenModel(WrappedModel):
+    """A model behind a server: each call takes its tokens' time, times a factor of its own.
+
+    As many calls at once as there are; `spread` is the factor's standard deviation on the log scale.
+    """
+
+    def __init__(self, model: Model, token_s: float, spread: float) -> None:
+        super().__init__(model)
+        self.token_s = token_s
+        self.spread = spread
+
+    async def extend(
+        self, path: Path, n: int, until: Until, sampling: Sampling, rng: Randomness, ledger: Ledger
+    ) -> list[Path]:
+        grown = await self._model.extend(path, n, until, sampling, rng, ledger)
+        tokens = max(child.n_tokens - path.n_tokens for child in grown)
+        await asyncio.sleep(tokens * self.token_s * _jitter(rng.seed, self.spread))
+        return grown
+
+
+class LateScorer(ProcessScorer):
+    """A scorer whose judgement takes that long, times a factor of its own."""
+
+    def __init__(self, scorer: ProcessScorer, call_s: float, spread: float) -> None:
+        self.name = scorer.name
+        self.call_s = call_s
+        self.spread = spread
+        self._scorer = scorer
+
+    async def score(self, path: Path, ledger: Ledger) -> Sequence[float]:
+        scores = await self._scorer.score(path, ledger)
+        await asyncio.sleep(self.call_s * _jitter(derive(0, path.text), self.spread))
+        return scores
+
+
+@dataclass
+class Timed:
+    """What one method did on all problems."""
+
+    label: str
+    seconds: list[float]
+    tokens: list[int]
+    discarded: list[int]
+    right: list[bool]
+
+    def row(self, first: Timed) -> str:
+        """As a line of a table; `first` is what its time is compared with."""
+        low, high = wilson_interval(sum(self.right), len(self.right))
+        parts = [
+            self.label,
+            f"{100 * statistics.mean(self.right):.1f} % ({100 * low:.1f} to {100 * high:.1f})",
+            f"{statistics.mean(self.tokens):.0f}",
+            f"{statistics.mean(self.discarded):.0f}",
+            f"{statistics.mean(self.seconds):.2f}",
+            f"{self._ratio(first)}",
+        ]
+        return f"| {' | '.join(parts)} |"
+
+    def _ratio(self, first: Timed) -> str:
+        """Total seconds of the first over its own, with a bootstrap interval over problems."""
+        if self is first:
+            return "1"
+        pairs = np.array([first.seconds, self.seconds])
+        picks = np.random.default_rng(0).integers(0, pairs.shape[1], (2000, pairs.shape[1]))
+        sums = pairs[:, picks].sum(axis=2)
+        low, high = np.quantile(sums[0] / sums[1], [0.025, 0.975])
+        return f"{pairs[0].sum() / pairs[1].sum():.2f} ({low:.2f} to {high:.2f})"
+
+
+HEAD = (
+    "| method | accuracy (95 %) | tokens a problem | discarded | seconds a problem | times as fast (95 %) |\n"
+    "|---|---|---:|---:|---:|---|"
+)
+
+
+async def timed(
+    methods: dict[str, Method],
+    task: GeneratedTask,
+    problems: int,
+    model: Model,
+    scorer: ProcessScorer,
+    n: int,
+    in_flight: int,
+    *,
+    level: int | None = None,
+) -> list[Timed]:
+    """Every method on the same held-out problems, each problem's runs one after the other.
+
+    The order rotates from problem to problem, so that what else the machine does falls on all alike.
+    """
+    done = {label: Timed(label, [], [], [], []) for label in methods}
+    gate = asyncio.Semaphore(in_flight)
+
+    async def one(i: int, problem: Problem) -> None:
+        async with gate:
+            labels = list(methods)
+            for label in labels[i % len(labels) :] + labels[: i % len(labels)]:
+                result: Result = await methods[label].run(
+                    problem.prompt, model, scorer, Budget(generations=n), seed=i
+                )
+                done[label].seconds.append(result.usage.seconds)
+                done[label].tokens.append(result.usage.generated_tokens)
+                done[label].discarded.append(result.usage.discarded_tokens)
+                done[label].right.append(task.check(problem, result.text))
+
+    await asyncio.gather(
+        *(one(i, problem) for i, problem in enumerate(task.problems(problems, level=level, seed=1)))
+    )
+    assert all(len(a.seconds) == len(b.seconds) for a, b in pairwise(done.values()))
+    return list(done.values())
