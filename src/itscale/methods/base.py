@@ -226,9 +226,12 @@ class Method(ABC):
         """
         missing = self.required - model.capabilities
         if missing:
+            fix = "use a method that samples whole answers (majority, best-of-n)"
+            if not missing & self.needs:  # an option of this run asks for it
+                fix = "use an in-process model (hf:PATH), or leave out the option that asks for it"
             raise OptionError(
                 f"{self.name} needs {', '.join(sorted(missing))}, which model {model.name!r} does not offer; "
-                "use a method that samples whole answers (majority, best-of-n)"
+                f"{fix}"
             )
         if self.scorer_kind == "process" and not isinstance(scorer, ProcessScorer):
             raise OptionError(

@@ -104,12 +104,15 @@ def log_weight(target: str, scores: Sequence[float], *, last: bool) -> float:
     return TARGETS[target][last](scores) if scores else 0.0
 
 
-def target_potential(target: Target, scores: Scores, session: Session) -> LogPotential:
-    """log G_t (nats) of a target: the log weight a path has, less the one it had a step before."""
+def target_potential(target: Target, scores: Scores, session: Session, power: float = 1.0) -> LogPotential:
+    """log G_t (nats) of a target: the log weight a path has, less the one it had a step before.
+
+    With a `power` b of p(x) * w_T(x)^b, all weights to the power of b.
+    """
 
     def potential(old: Path, new: Path) -> float:
         before = log_weight(target, scores[old], last=False)
-        return log_weight(target, scores[new], last=not session.can_grow(new)) - before
+        return power * (log_weight(target, scores[new], last=not session.can_grow(new)) - before)
 
     return potential
 

@@ -14,8 +14,9 @@ filter needs N to grow.
 
 Free slots resample multinomially, the scheme for which the conditional law is that simple, and only
 when the effective sample size is below `ess_threshold` N, the reference counted; else weights are
-carried. Not covered: ancestor sampling. Departure from the published code: there the reference is weighed by
-its score one step ahead, which breaks the law.
+carried. With `ancestors` the reference draws a past of its own then (`methods/ancestors.py`), so that
+its first steps do not stay for many sweeps. Departure from the published code: there the reference is
+weighed by its score one step ahead, which breaks the law.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from itscale.errors import OptionError
+from itscale.methods.ancestors import joined
 from itscale.methods.base import Outcome, StepMethod
 from itscale.methods.filtering import (
     CHOICES,
@@ -38,10 +40,12 @@ from itscale.methods.filtering import (
     check_known,
     choose_slot,
     extended,
+    reference_at,
     still_growing,
     target_potential,
 )
 from itscale.methods.session import Session
+from itscale.models.base import Capability
 from itscale.randomness import Randomness
 from itscale.types import Path, StopReason
 from itscale.weights import Population
@@ -72,6 +76,8 @@ class ParticleGibbs(StepMethod):
     choose: Choice = "vote"
     max_steps: int = 64
     """Rounds of a sweep."""
+    ancestors: bool = False
+    """Ancestor sampling: at every resampling the reference may get another path's past."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,6 +86,12 @@ class ParticleGibbs(StepMethod):
             raise OptionError(f"ess_threshold is {self.ess_threshold}; give a share of N, 0 to 1")
         if self.iterations < 1 or self.max_steps < 1:
             raise OptionError("particle-gibbs iterations and max_steps must be at least 1")
+        if self.ancestors and self.temperature == 0:
+            raise OptionError("ancestors weighs likelihoods; give a temperature above 0")
+
+    @property
+    def required(self) -> frozenset[Capability]:
+        return self.needs | ({Capability.GIVEN, Capability.FORCING} if self.ancestors else frozenset())
 
     async def search(self, session: Session) -> Outcome:
         """Sweep, draw the reference, sweep given the reference; until the sweeps are done."""
@@ -97,6 +109,7 @@ class ParticleGibbs(StepMethod):
                 target=self.target,
                 ess_threshold=self.ess_threshold,
                 max_steps=self.max_steps,
+                ancestors=self.ancestors,
             )
             if session.exhausted and sweeps:
                 break  # a sweep cut short has nothing to add to the whole ones before it
@@ -123,19 +136,34 @@ async def conditional_sweep(
     target: Target = "final",
     ess_threshold: float = 0.5,
     max_steps: int = 64,
+    ancestors: bool = False,
+    power: float = 1.0,
 ) -> Population[Path]:
     """A particle filter of `n` particles whose slot 0 is the reference, or none is if that is None.
+
+    Its target is p(x) * w_T(x)^power.
 
     Leaves the target invariant for n >= 2: with `reference` distributed by it, so is
     `drawn(population)`. The reference's prefixes must be in `scores`, to which new ones are added.
     """
     population = Population.start([session.root] * n)
-    potential = target_potential(target, scores, session)
+    potential = target_potential(target, scores, session, power)
     for step in range(max_steps):
         if session.exhausted or not still_growing(population, session):
             break
         if step > 0 and population.ess < ess_threshold * n:
             again = _resampled(population, rng.child("resample", step), reference)
+            if ancestors and reference is not None:
+                reference = await joined(
+                    session,
+                    population,
+                    scores,
+                    reference,
+                    rng.child("ancestor", step),
+                    target=target,
+                    power=power,
+                )
+                again = Population((reference_at(reference, step), *again.items[1:]), again.log_weights)
             session.resampled(population, again)
             population = again
         population = await extended(population, scores, session, potential, reference)

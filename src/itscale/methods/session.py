@@ -147,6 +147,10 @@ class Session(Steering):
         """Whether a path may get another step: it has not ended, and has tokens left."""
         return not path.ended and self._room(path, How()) > 0
 
+    def room(self, path: Path) -> int:
+        """How many more tokens a path may have."""
+        return self._room(path, How())
+
     def _room(self, path: Path, how: How) -> int:
         """How many tokens an extension may have."""
         left = self._max_tokens - path.n_tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 from itscale.budget import Ledger, OutOfBudget
@@ -14,7 +15,7 @@ from itscale.methods.cutting import cut_path
 from itscale.methods.lineage import How, Lineage
 from itscale.models.base import Model
 from itscale.randomness import Randomness
-from itscale.types import Path, Sampling, StopReason
+from itscale.types import Path, Sampling, Step, StopReason
 
 __all__ = ["Steering"]
 
@@ -34,6 +35,15 @@ class Steering(ABC):
         child = self._model.forced(path, text)
         self._lineage.proposed(path, child, self._lineage.next(path, "forced"))
         return child
+
+    def graft(self, path: Path, steps: Sequence[Step]) -> Path:
+        """The path with steps of another after it, not drawn here. Needs `Capability.FORCING`."""
+        end = path
+        for step in steps:
+            untold = replace(step, logprob=None, token_logprobs=None, token_entropies=None)
+            end = end.child(replace(untold, forced=True))
+        self._lineage.proposed(path, end, self._lineage.next(path, "forced"))
+        return end
 
     def cut(self, path: Path, n_tokens: int) -> Path:
         """The first tokens of a path, as a path that can go on (`methods/cutting.py`)."""

@@ -151,9 +151,10 @@ class FakeModel(Model):
             raise ModelError(f"call {call} failed as told; drop fail= to let it pass")
         if sampling.temperature == 0:
             sampling = replace(sampling, temperature=1.0)
-        prefix, logprobs = list(path.token_ids), []
+        prefix, logprobs = list(path.token_ids), list[float]()
         for token in token_ids:
-            p = float(sampling_law(self.probabilities(prefix), sampling)[token])
+            impossible = bool(logprobs) and logprobs[-1] == -math.inf  # a table may have no row for it
+            p = 0.0 if impossible else float(sampling_law(self.probabilities(prefix), sampling)[token])
             logprobs.append(math.log(p) if p else -math.inf)
             prefix.append(token)
         return tuple(logprobs)
