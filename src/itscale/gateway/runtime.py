@@ -24,6 +24,7 @@ from itscale.models.base import Capability, Model
 from itscale.models.openai.address import Address, Key, find_key
 from itscale.models.openai.client import Endpoint
 from itscale.models.openai.concurrency import Concurrency
+from itscale.models.openai.connections import LeanTransport
 from itscale.models.openai.model import OpenAIModel
 from itscale.models.openai.probe import models_at
 from itscale.registry import load_model, load_scorer
@@ -41,19 +42,8 @@ meets a closing one."""
 
 
 def network() -> httpx.AsyncBaseTransport:
-    """The network. aiohttp's connections take a tenth of the CPU time of httpx's own."""
-    limits = httpx.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_S)
-    try:
-        import aiohttp
-        from httpx_aiohttp import AiohttpTransport
-    except ImportError:
-        return httpx.AsyncHTTPTransport(limits=limits)
-
-    def session() -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S, ttl_dns_cache=60)
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
-
-    return AiohttpTransport(limits=limits, client=session)
+    """The network."""
+    return LeanTransport(keep_alive_s=KEEP_ALIVE_S)
 
 
 _ONE_AT_A_TIME = threading.Lock()

@@ -261,7 +261,10 @@ class Session(Steering):
     async def _drawn(self, i: int, *, scored: bool) -> list[Judged]:
         """Whole answer `i`, judged if that is wanted; no or the empty path where there is none."""
         children = await self._propose(self.root, 1, How(until="end"), self.rng.child("sample", i))
-        return await self._judged(self.root, children) if scored else [(child, None) for child in children]
+        return [
+            (child, await self._judge(child) if scored and child is not self.root else None)
+            for child in children
+        ]
 
     async def _sample(self, n: int, *, scored: bool) -> list[Judged]:
         groups = await together(self._drawn(i, scored=scored) for i in range(n))

@@ -12,7 +12,7 @@ from itscale.budget import Budget, Ledger
 from itscale.errors import ModelError
 from itscale.methods import Majority
 from itscale.models.openai.model import OpenAIModel
-from itscale.models.openai.stream import Assembly, Delta, events
+from itscale.models.openai.stream import Assembly, Delta, Events
 from itscale.models.openai.wire import Malformed, read_chat
 from itscale.models.recorded import RecordedModel
 from itscale.randomness import Seeded
@@ -213,15 +213,10 @@ def test_events_are_found_however_the_bytes_are_cut():
     """Lines split anywhere, comments, other fields, a last line without its end."""
     raw = b": hello\r\n\r\ndata: {}\r\n\r\nevent: x\ndata:[1]\n\ndata: [DONE]"
 
-    async def blocks(size: int) -> Any:
-        for i in range(0, len(raw), size):
-            yield raw[i : i + size]
-
-    async def found(size: int) -> list[bytes]:
-        return [event async for event in events(blocks(size))]
-
     for size in range(1, len(raw) + 1):
-        assert asyncio.run(found(size)) == [b"{}", b"[1]", b"[DONE]"]
+        events = Events()
+        found = [event for i in range(0, len(raw), size) for event in events.feed(raw[i : i + size])]
+        assert found + events.end() == [b"{}", b"[1]", b"[DONE]"]
 
 
 def test_tool_calls_are_put_together():

@@ -11,9 +11,9 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import httpx
 
@@ -29,7 +29,7 @@ from itscale.models.openai.failures import (
     retry_after_s,
 )
 from itscale.models.openai.pool import Pool, join, leave
-from itscale.models.openai.stream import Assembly, Delta, events
+from itscale.models.openai.stream import Assembly, Delta, Events
 from itscale.models.openai.wire import Malformed
 from itscale.version import __version__
 
@@ -104,6 +104,8 @@ class Endpoint:
         self._jitter = jitter or random.Random().random
         self._joined: tuple[asyncio.AbstractEventLoop, Pool] | None = None
         self._headers = {"Content-Type": "application/json", "User-Agent": f"itscale/{__version__}"}
+        self._targets: dict[str, tuple[httpx.URL, list[tuple[bytes, bytes]]]] = {}
+        """The URLs asked so far, parsed, each with the headers that go there."""
 
     def __repr__(self) -> str:
         return f"Endpoint({self.address.url!r})"
@@ -185,18 +187,18 @@ class Endpoint:
 
     async def _answer(self, method: str, url: str, body: bytes | None, call: Call) -> dict[str, Any]:
         limit = self.address.timeout_s
-        headers = self._headers | (self._key.header_for(url) if self._key else {})
         try:
-            async with (
-                asyncio.timeout(limit),
-                self._sent(httpx.Request(method, url, content=body, headers=headers)) as response,
-            ):
-                self.protocol = response.http_version
-                kind = response.headers.get("content-type", "")
-                if response.status_code == 200 and kind.startswith("text/event-stream"):
-                    return await self._heard(response, url, body, call)
-                await response.aread()
-                return self._checked(response, url, body)
+            async with asyncio.timeout(limit):
+                response = await self._pool().send(self._request(method, url, body))
+                try:
+                    self.protocol = response.http_version
+                    kind = response.headers.get("content-type", "")
+                    if response.status_code == 200 and kind.startswith("text/event-stream"):
+                        return await self._heard(response, url, body, call)
+                    await response.aread()
+                    return self._checked(response, url, body)
+                finally:
+                    await response.aclose()
         except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout):
             raise Trouble(
                 f"gave no answer within {limit:g} s; raise the limit with #timeout=SECONDS, or ask for less",
@@ -213,34 +215,32 @@ class Endpoint:
                 f"broke the connection off ({type(error).__name__}); see the server's log"
             ) from None
 
-    @asynccontextmanager
-    async def _sent(self, request: httpx.Request) -> AsyncIterator[httpx.Response]:
-        """The response to a request, its body still to be read. What httpx's own `stream` would merge into
-        the request (a base URL, cookies, parameters) there is none of here, and merging takes longer than
-        sending."""
-        client = self._pool().client
-        request.extensions["timeout"] = client.timeout.as_dict()
-        response = await client.send(request, stream=True)
-        try:
-            yield response
-        finally:
-            await response.aclose()
+    def _request(self, method: str, url: str, body: bytes | None) -> httpx.Request:
+        """The request, out of parts that are made once: parsing a URL takes longer than sending."""
+        if url not in self._targets:
+            target = httpx.URL(url)
+            headers = self._headers | (self._key.header_for(url) if self._key else {})
+            self._targets[url] = target, httpx.Request("GET", target, headers=headers).headers.raw
+        target, shared = self._targets[url]
+        sent = [*shared, (b"Content-Length", str(len(body or b"")).encode())]
+        return httpx.Request(method, target, headers=sent, stream=httpx.ByteStream(body or b""))
 
     async def _heard(
         self, response: httpx.Response, url: str, body: bytes | None, call: Call
     ) -> dict[str, Any]:
         """A streamed answer, to its end."""
-        stream = events(response.aiter_bytes())
-        async for event in stream:
-            if event != b"[DONE]":
-                self._taken(event, url, body, call)
-            if event == b"[DONE]" or call.came.over:
-                # Read to its end, a body leaves its connection to the next call.
-                with suppress(TimeoutError, httpx.RequestError):
-                    async with asyncio.timeout(END_S):
-                        async for _ in stream:
-                            pass
-                return call.came.body()
+        coded = "content-encoding" in response.headers
+        blocks = aiter(response.aiter_bytes() if coded else cast("httpx.AsyncByteStream", response.stream))
+        events, ended = Events(), False
+        while not ended:
+            block = await anext(blocks, None)
+            ended = block is None
+            for event in events.end() if block is None else events.feed(block):
+                if event != b"[DONE]":
+                    self._taken(event, url, body, call)
+                if event == b"[DONE]" or call.came.over:
+                    await _to_the_end(blocks)
+                    return call.came.body()
         raise Trouble("ended its answer before it was whole; see the server's log")
 
     def _taken(self, event: bytes, url: str, body: bytes | None, call: Call) -> None:
@@ -294,6 +294,17 @@ class Endpoint:
         if self._joined is None or self._joined[0] is not loop:
             self._joined = (loop, Pool(*self._own) if self._own else join(self.address.url))
         return self._joined[1]
+
+
+async def _to_the_end(blocks: AsyncIterator[bytes]) -> None:
+    """Read to its end, a body leaves its connection to the next call."""
+    with suppress(TimeoutError, httpx.RequestError):
+        if getattr(blocks, "whole", False):
+            await anext(blocks, None)
+            return
+        async with asyncio.timeout(END_S):
+            async for _ in blocks:
+                pass
 
 
 def _status_in(said: Mapping[str, Any]) -> int:

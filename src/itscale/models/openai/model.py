@@ -216,6 +216,9 @@ async def _together(asking: Asking, n: int, rng: Randomness) -> list[Path]:
 
 async def _apart(asking: Asking, which: range, rng: Randomness) -> list[Path]:
     """The numbered children, each from a request of its own; those that failed are missing."""
+    if len(which) == 1:  # nobody to wait for beside it
+        [i] = which
+        return [(await asking.for_child(i).ask(_seed(asking.dialect, rng.child(i))))[1][0]]
     answers = await asyncio.gather(
         *(asking.for_child(i).ask(_seed(asking.dialect, rng.child(i))) for i in which),
         return_exceptions=True,

@@ -19,6 +19,8 @@ from itscale.models.openai.http2 import may_be_http2
 __all__ = ["Pool", "join", "leave"]
 
 CONNECT_S = 10.0
+_TIMEOUT = httpx.Timeout(None, connect=CONNECT_S).as_dict()
+"""Of one request; an attempt as a whole has a limit of its own."""
 
 
 @dataclass(eq=False)
@@ -35,9 +37,17 @@ class Pool:
             transport=self.transport,
             http2=may_be_http2(),
             follow_redirects=False,
-            timeout=httpx.Timeout(None, connect=CONNECT_S),  # an attempt as a whole has a limit
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=self.concurrency.ceiling),
         )
+
+    async def send(self, request: httpx.Request) -> httpx.Response:
+        """The response to a request, its body still to be read. What httpx's client would do to a request
+        (a base URL, cookies, parameters, redirects) there is nothing of here, and it takes longer than
+        sending, so a transport that is given is asked directly."""
+        request.extensions["timeout"] = _TIMEOUT
+        if self.transport is not None:
+            return await self.transport.handle_async_request(request)
+        return await self.client.send(request, stream=True)
 
 
 _POOLS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Pool]] = WeakKeyDictionary()

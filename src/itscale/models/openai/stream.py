@@ -7,13 +7,13 @@ nor counts before the end is taken to send a token in each piece with text: no f
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from itscale.models.openai.wire import Malformed, counts_in
 
-__all__ = ["STREAMS", "Assembly", "Delta", "Streams", "events", "stream_fields"]
+__all__ = ["STREAMS", "Assembly", "Delta", "Events", "Streams", "stream_fields"]
 
 Streams = Literal["counting", "closing"]
 """Whether a server states its token counts with every piece of a stream, or at its end."""
@@ -37,16 +37,20 @@ def stream_fields(style: Streams) -> dict[str, Any]:
     return {"stream": True, "stream_options": options}
 
 
-async def events(blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The data of each server-sent event; those of this protocol have one line."""
-    rest = b""
-    async for block in blocks:
-        *lines, rest = (rest + block).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:"):
-                yield line[5:].strip()
-    if rest.startswith(b"data:"):
-        yield rest[5:].strip()
+class Events:
+    """Server-sent events out of blocks of bytes; those of this protocol have one line of data each."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, block: bytes) -> list[bytes]:
+        """The data of each event that has come with this block."""
+        *lines, self._rest = (self._rest + block).split(b"\n")
+        return [line[5:].strip() for line in lines if line.startswith(b"data:")]
+
+    def end(self) -> list[bytes]:
+        """What has come without the end of its line."""
+        return self.feed(b"\n")
 
 
 @dataclass(slots=True)

@@ -70,7 +70,9 @@ def read_chat(body: Mapping[str, Any]) -> Reply:
 
 def counts_in(body: Mapping[str, Any]) -> Counts | None:
     """The usage an answer states; None if it states none, or nonsense."""
-    usage = _object(body.get("usage"))
+    usage = body.get("usage")
+    if not isinstance(usage, dict):
+        return _native_counts(body) if "tokens_evaluated" in body else None
     prompt, generated = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     if prompt is None or generated is None:
         return _native_counts(body)
