@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from itscale.models.openai.connections import LeanTransport
+from itscale.models.openai.pool import Pool
 
 Say = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 SIZED = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\nhello"
@@ -218,3 +219,27 @@ def test_a_body_nobody_reads_stays_with_its_server():
     held, read = within(served, work)
     assert held < 2**20
     assert read == size
+
+
+@pytest.mark.parametrize(
+    ("proxies", "url", "lean"),
+    [
+        ({}, "http://h:1/v1", True),
+        ({"http": "http://p:1"}, "http://h:1/v1", False),
+        ({"all": "http://p:1"}, "http://h:1/v1", False),
+        ({"http": "http://p:1"}, "http://127.0.0.1:1/v1", True),
+        ({"http": "http://p:1"}, "https://h:1/v1", True),
+    ],
+)
+def test_connections_are_lean_unless_a_proxy_stands_between(
+    monkeypatch: pytest.MonkeyPatch, proxies: dict[str, str], url: str, lean: bool
+):
+    """A proxy of the environment is used, and not for the hosts it is not for."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for scheme, proxy in proxies.items():
+        monkeypatch.setenv(f"{scheme}_proxy", proxy)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr("itscale.models.openai.pool.may_be_http2", lambda: False)
+    assert isinstance(Pool(url).transport, LeanTransport) == lean

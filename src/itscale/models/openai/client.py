@@ -292,7 +292,7 @@ class Endpoint:
         """The pool of the running event loop."""
         loop = asyncio.get_running_loop()
         if self._joined is None or self._joined[0] is not loop:
-            self._joined = (loop, Pool(*self._own) if self._own else join(self.address.url))
+            self._joined = (loop, Pool(self.address.url, *self._own) if self._own else join(self.address.url))
         return self._joined[1]
 
 
