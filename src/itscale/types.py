@@ -182,6 +182,8 @@ class Step:
     """Of each token, nats under the sampling distribution; their sum is `logprob`. None if untold."""
     token_entropies: tuple[float, ...] | None = None
     """Of the law each token was drawn from, in nats, at temperature 1 and before top-p and top-k."""
+    token_certainties: tuple[float, ...] | None = None
+    """Of the same laws, KL(uniform, law) in nats: the self-certainty of a text is their mean."""
     forced: bool = False
     """Put there by a method rather than drawn: it was not generated, and has no log-probability."""
 

@@ -78,6 +78,10 @@ def test_given_logprobs_equal_plain_transformers(reasoner):
     assert given == pytest.approx([float(row[t]) for row, t in zip(law, ids, strict=True)], abs=2e-5)
     entropies = [e for step in path.steps for e in step.token_entropies]
     assert entropies == pytest.approx((-(law.exp() * law).sum(-1)).tolist(), abs=2e-5)
+    certainties = [c for step in path.steps for c in step.token_certainties]
+    uniform = torch.full_like(law, -math.log(law.shape[-1]))
+    divergences = torch.nn.functional.kl_div(law, uniform, reduction="none", log_target=True).sum(-1)
+    assert certainties == pytest.approx(divergences.tolist(), abs=2e-5)
 
 
 def test_many_questions_at_once_get_their_own_answers(reasoner):
@@ -108,7 +112,8 @@ def test_steps_tell_their_tokens(reasoner):
     for model, prompt in ((reasoner, COUNTDOWN), (FakeModel(TREE), PROMPT)):
         for path in asyncio.run(sampled(model, prompt, 8, Sampling())):
             for step in path.steps:
-                assert len(step.token_logprobs) == len(step.token_entropies) == step.n_tokens
+                assert len(step.token_logprobs) == len(step.token_certainties) == step.n_tokens
+                assert len(step.token_entropies) == step.n_tokens
                 assert math.fsum(step.token_logprobs) == pytest.approx(step.logprob, abs=1e-12)
                 assert all(entropy >= 0 for entropy in step.token_entropies)
 

@@ -7,7 +7,13 @@ that offers more or less than that fails here, so that documentation can rely on
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path as FilePath
 
 import pytest
 
@@ -23,10 +29,13 @@ from itscale.scorers.prm import LocalProcessScorer
 from itscale.tasks import Chain, Countdown
 from itscale.testing import MODEL_LAWS, check_one_seed
 from itscale.types import End, Path, Prompt, Sampling, Until
+from tests.servers.proxy import Log, metered
+from tests.servers.resumed import rows_of
 from tests.servers.running import BACKENDS, LOGPROBS, STEPS, Backend, running
 
 pytestmark = pytest.mark.server
 
+ROOT = FilePath(__file__).parents[2]
 PROBLEMS = [*Countdown().problems(4), *Chain().problems(4)]
 PROMPTS = [problem.prompt for problem in PROBLEMS]
 GREEDY = Sampling(temperature=0.0)
@@ -191,3 +200,35 @@ def test_a_full_context_is_a_truncated_path_or_a_sentence(backend: Backend, mode
             await extended(model, Path.root(raw), 1, "end", GREEDY)
 
     asyncio.run(run())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the sweep is forked")
+def test_a_sweep_killed_at_ten_random_moments_pays_for_no_call_twice(
+    backend: Backend, served: tuple[Backend, str], tmp_path: FilePath
+):
+    """The rows are those of a sweep left alone; the server is asked nothing again whose answer was kept."""
+    if STEPS not in backend.offers:
+        pytest.skip("the methods of the sweep work in steps")
+    log, out = tmp_path / "log", tmp_path / "rows"
+    with metered(served[1].partition("@")[2].partition("#")[0], log) as url:
+        spec = f"{backend.model}@{url}#boundary=%0A"
+        command = [sys.executable, "-m", "tests.servers.resumed", spec, tmp_path / "calls.db", log, out, 10]
+        done = subprocess.run(
+            [*map(str, command)], cwd=ROOT, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True, text=True, timeout=500,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout) == [-signal.SIGKILL] * 10
+    kept: set[str] = set()
+    asked: list[str] = []
+    for word, body in Log.read(log):
+        if word == "kept":
+            kept.add(body)
+        else:
+            assert body not in kept
+            asked.append(body)
+    assert kept <= set(asked)
+    again = len([body for body in asked if body in kept]) - len(kept)
+    assert again > 0, "no kill met a request in flight, so nothing was tried"
+    plain = OpenAIModel.load(served[1])
+    assert json.loads(out.read_text()) == asyncio.run(rows_of(plain, plain))

@@ -162,10 +162,12 @@ def test_about_one_in_sixteen_is_held_out():
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_leading_space_is_not_part_of_a_solution(task: GeneratedTask):
-    """A server that spells tokens one by one begins with a space; inside a line spaces still count."""
+def test_spaces_before_a_line_are_not_part_of_it(task: GeneratedTask):
+    """A server that spells tokens one by one begins lines with one; inside a line spaces still count."""
     exercise = next(task.exercises("test", task.default_level, random.Random(0)))
     problem = Problem("p", Prompt.user(exercise.prompt), exercise.answer)
-    assert task.check(problem, " " + exercise.solution)
-    assert all(task.check_steps(exercise.prompt, " " + exercise.solution))
-    assert not all(task.check_steps(exercise.prompt, exercise.solution.replace("\n", "\n ", 1)))
+    spelled = " " + exercise.solution.replace("\n", "\n ")
+    assert task.check(problem, spelled)
+    assert all(task.check_steps(exercise.prompt, spelled))
+    assert not all(task.check_steps(exercise.prompt, exercise.solution.replace(" = ", " =  ", 1)))
+    assert not all(task.check_steps(exercise.prompt, "\t" + exercise.solution))

@@ -53,5 +53,8 @@ def _told(part: Step, whole: Step, start: int, end: int) -> Step:
     """A part of a step with what is known of its tokens."""
     logprobs = whole.token_logprobs and whole.token_logprobs[start:end]
     entropies = whole.token_entropies and whole.token_entropies[start:end]
+    certainties = whole.token_certainties and whole.token_certainties[start:end]
     told = None if logprobs is None else math.fsum(logprobs)
-    return replace(part, logprob=told, token_logprobs=logprobs, token_entropies=entropies)
+    return replace(
+        part, logprob=told, token_logprobs=logprobs, token_entropies=entropies, token_certainties=certainties
+    )

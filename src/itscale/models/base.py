@@ -24,7 +24,7 @@ class Capability(StrEnum):
     SEEDS = "seeds"
     """The same path, sampling and seed give the same step."""
     TOKEN_STATISTICS = "token_statistics"  # noqa: S105  tokens of text, not a secret
-    """Steps carry the log-probability and the entropy of every token."""
+    """Steps carry the log-probability, the entropy and the self-certainty of every token."""
     GIVEN = "given"
     """Tell the log-probability of a given continuation (`logprobs_of`)."""
     FORCING = "forcing"

@@ -201,6 +201,7 @@ class _Draft:
         self._step: list[int] = []
         self._logprobs: list[float] = []
         self._entropies: list[float] = []
+        self._certainties: list[float] = []
 
     def grow(self) -> None:
         """One token more; closes the step, and the draft, where it ends something."""
@@ -212,6 +213,7 @@ class _Draft:
         told = law if self._sampling.temperature else untempered
         self._logprobs.append(math.log(told[token]))
         self._entropies.append(-math.fsum(p * math.log(p) for p in untempered.tolist() if p))
+        self._certainties.append(_from_uniform(untempered))
         self._left -= 1
         end = self._model.end_of(token)
         if end is None and self._left == 0:
@@ -227,10 +229,16 @@ class _Draft:
             math.fsum(self._logprobs),
             token_logprobs=tuple(self._logprobs),
             token_entropies=tuple(self._entropies),
+            token_certainties=tuple(self._certainties),
         )
         self.path = self.path.child(step)
-        self._step, self._logprobs, self._entropies = [], [], []
+        self._step, self._logprobs, self._entropies, self._certainties = [], [], [], []
         self.ended = end is not End.BOUNDARY or self._until.what == "step"
+
+
+def _from_uniform(law: npt.NDArray[np.float64]) -> float:
+    """KL(uniform, law) in nats; a token without probability counts as one of 1e-30, as in log space."""
+    return float(-np.log(np.maximum(law, 1e-30)).mean() - math.log(len(law)))
 
 
 def sampling_law(law: npt.NDArray[np.float64], sampling: Sampling) -> npt.NDArray[np.float64]:

@@ -42,13 +42,13 @@ class Exercise:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a solution; spaces before it and one newline at the very end do not count.
+    """The lines of a solution; spaces before a line and one newline at the very end do not count.
 
-    Servers that spell tokens one by one may begin an answer with a space. Only a newline ends a
+    Servers that spell tokens one by one may begin each line with a space. Only a newline ends a
     line: `str.splitlines` would let a form feed or U+2028 forge one.
     """
-    text = text.lstrip(" ")
-    return text.removesuffix("\n").split("\n") if text else []
+    lines = [line.lstrip(" ") for line in text.removesuffix("\n").split("\n")]
+    return lines if lines != [""] or text.endswith("\n") else []
 
 
 class Task(ABC):

@@ -150,7 +150,8 @@ async def check_length_is_not_eos(model: Model, prompts: Sequence[Prompt], *, ma
 async def check_token_statistics(
     model: Model, prompts: Sequence[Prompt], *, n: int = 3, max_tokens: int = 64
 ) -> None:
-    """Every token has a log-probability and an entropy (for models that offer TOKEN_STATISTICS).
+    """Every token has a log-probability, an entropy and a self-certainty (for models that offer
+    TOKEN_STATISTICS).
 
     Raises:
         LawBroken: on the first step where one is missing or impossible, or they are not its `logprob`.
@@ -161,15 +162,16 @@ async def check_token_statistics(
         for path in await _sampled(model, prompt, n, max_tokens, Ledger(Budget())):
             for step in path.steps:
                 told, unsure = step.token_logprobs or (), step.token_entropies or ()
+                sure = step.token_certainties or ()
                 where = f"on {prompt.question!r} step {step.text!r}"
                 _require(
-                    len(told) == len(unsure) == len(step.token_ids),
+                    len(told) == len(unsure) == len(sure) == len(step.token_ids),
                     f"{where} of {len(step.token_ids)} tokens has "
-                    f"{len(told)} log-probabilities and {len(unsure)} entropies",
+                    f"{len(told)} log-probabilities, {len(unsure)} entropies and {len(sure)} certainties",
                 )
                 _require(
-                    all(p <= 1e-6 for p in told) and all(h >= -1e-6 for h in unsure),
-                    f"{where} has log-probabilities {told} and entropies {unsure}",
+                    all(p <= 1e-6 for p in told) and all(h >= -1e-6 for h in (*unsure, *sure)),
+                    f"{where} has log-probabilities {told}, entropies {unsure} and certainties {sure}",
                 )
                 _require(
                     step.logprob is not None and math.isclose(math.fsum(told), step.logprob, abs_tol=1e-6),

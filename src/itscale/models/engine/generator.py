@@ -151,7 +151,9 @@ class Generator(Engine):
             )
         else:
             for i in range(request.n):
-                nothing = Step((), "", End.LENGTH, 0.0, token_logprobs=(), token_entropies=())
+                nothing = Step(
+                    (), "", End.LENGTH, 0.0, token_logprobs=(), token_entropies=(), token_certainties=()
+                )
                 request.children[i] = request.path.child(nothing)
         self._worker.answer(request)
 
@@ -261,7 +263,7 @@ class Generator(Engine):
             if alone is not None:
                 again = draw(alone, settings.rows(np.array([k])))
                 draws.tokens[k], draws.logprobs[k] = again.tokens[0], again.logprobs[0]
-                draws.entropies[k] = again.entropies[0]
+                draws.entropies[k], draws.certainties[k] = again.entropies[0], again.certainties[0]
                 self.redrawn_tokens += 1
         rows.append(which, draws)
         ending = self._ending.step[draws.tokens] | self._ending.path[draws.tokens]
@@ -293,9 +295,19 @@ class Generator(Engine):
             end = End.LENGTH
         own = slice(row.step_start, n)
         ids = tuple(rows.tokens[i, own].tolist())
-        logprobs, entropies = tuple(rows.logprobs[i, own].tolist()), tuple(rows.entropies[i, own].tolist())
+        logprobs, entropies, certainties = (
+            tuple(told[i, own].tolist()) for told in (rows.logprobs, rows.entropies, rows.certainties)
+        )
         text = self._text_of(_tail(row.path), ids)
-        step = Step(ids, text, end, math.fsum(logprobs), token_logprobs=logprobs, token_entropies=entropies)
+        step = Step(
+            ids,
+            text,
+            end,
+            math.fsum(logprobs),
+            token_logprobs=logprobs,
+            token_entropies=entropies,
+            token_certainties=certainties,
+        )
         row.path = row.path.child(step)
         if whole and end is End.BOUNDARY:
             row.step_start = n

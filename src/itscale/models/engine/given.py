@@ -151,6 +151,6 @@ def gathered(logits: torch.Tensor, question: Given) -> tuple[float, ...]:
         np.zeros(n, np.uint64),
         np.arange(n),
     )
-    log_p, _, _ = log_law(logits, settings)
+    log_p, *_ = log_law(logits, settings)
     ids = torch.tensor(question.token_ids, device=log_p.device)[:, None]
     return tuple(log_p.gather(1, ids)[:, 0].tolist())

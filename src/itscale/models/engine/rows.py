@@ -55,6 +55,7 @@ class Rows:
         self.tokens = np.zeros((capacity, 64), np.int64)
         self.logprobs = np.zeros((capacity, 64), np.float64)
         self.entropies = np.zeros((capacity, 64), np.float64)
+        self.certainties = np.zeros((capacity, 64), np.float64)
         self._context = context
 
     def add(self, row: Row, context: np.ndarray, seed: int, limit: int) -> int:
@@ -90,6 +91,7 @@ class Rows:
             ("tokens", draws.tokens),
             ("logprobs", draws.logprobs),
             ("entropies", draws.entropies),
+            ("certainties", draws.certainties),
         ):
             matrix = _wide_enough(getattr(self, name), columns)
             matrix[which, at] = drawn
@@ -126,7 +128,7 @@ class Rows:
                     array[i] = array[last]
                 self.slots[i, : self.length[last]] = self.slots[last, : self.length[last]]
                 drawn = slice(0, int(self.n_tokens[last]))
-                for matrix in (self.tokens, self.logprobs, self.entropies):
+                for matrix in (self.tokens, self.logprobs, self.entropies, self.certainties):
                     matrix[i, drawn] = matrix[last, drawn]
                 self.info[i] = self.info[last]
             self.info.pop()

@@ -9,6 +9,7 @@ of tokens, seed and machine.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,12 +53,13 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """One token a row: ids (B,), natural-log probabilities (B,), entropies of the laws (B,) in nats at
-    temperature 1, and whether each draw was close (B,)."""
+    """One token a row: ids (B,), natural-log probabilities (B,), entropies of the laws (B,) and their
+    divergences from the uniform one (B,) in nats at temperature 1, and whether each draw was close (B,)."""
 
     tokens: npt.NDArray[np.int64]
     logprobs: Floats
     entropies: Floats
+    certainties: Floats
     close: npt.NDArray[np.bool_]
 
 
@@ -68,7 +70,7 @@ def draw(logits: torch.Tensor, settings: Settings) -> Draws:
     for a greedy row, whose distribution has one outcome, it is the one at temperature 1.
     """
     greedy = settings.temperature == 0
-    log_p, entropies, close = log_law(logits, settings)
+    log_p, entropies, certainties, close = log_law(logits, settings)
     tokens = np.empty(len(greedy), dtype=np.int64)
     if greedy.any():
         rows = torch.from_numpy(np.flatnonzero(greedy)).to(logits.device)
@@ -83,25 +85,28 @@ def draw(logits: torch.Tensor, settings: Settings) -> Draws:
         tokens[~greedy] = (edges <= u).sum(-1).clamp(max=edges.shape[-1] - 1).cpu().numpy()
         close[~greedy] |= ((edges[:, :-1] - u).abs().amin(-1) < settings.tolerance).cpu().numpy()
     chosen = log_p.gather(1, torch.from_numpy(tokens).to(logits.device)[:, None])[:, 0]
-    return Draws(tokens, chosen.cpu().numpy(), entropies, close)
+    return Draws(tokens, chosen.cpu().numpy(), entropies, certainties, close)
 
 
-def log_law(logits: torch.Tensor, settings: Settings) -> tuple[torch.Tensor, Floats, npt.NDArray[np.bool_]]:
+def log_law(
+    logits: torch.Tensor, settings: Settings
+) -> tuple[torch.Tensor, Floats, Floats, npt.NDArray[np.bool_]]:
     """The sampling distribution of each row of `logits` (B, vocabulary).
 
     Returns its natural log (B, vocabulary), after temperature (1 for a greedy row), top-k and top-p;
-    the entropy in nats (B,) at temperature 1 before the other two; and whether the set that top-p
-    keeps is close to being another (B,).
+    the entropy and KL(uniform, law) in nats (B,) at temperature 1 before the other two; and whether the
+    set that top-p keeps is close to being another (B,).
     """
     log_p = torch.log_softmax(logits.double(), dim=-1)
     entropies: Floats = torch.special.entr(log_p.exp()).sum(-1).cpu().numpy()
+    certainties: Floats = (-log_p.mean(-1) - math.log(log_p.shape[-1])).cpu().numpy()
     temperature = np.where(settings.temperature == 0, 1.0, settings.temperature)
     if (temperature != 1).any():
         log_p = torch.log_softmax(log_p / torch.from_numpy(temperature).to(log_p.device)[:, None], dim=-1)
     close = np.zeros(len(temperature), dtype=np.bool_)
     if (settings.top_p < 1).any() or (settings.top_k > 0).any():
         log_p, close = _filtered(log_p, settings)
-    return log_p, entropies, close
+    return log_p, entropies, certainties, close
 
 
 def _filtered(log_p: torch.Tensor, settings: Settings) -> tuple[torch.Tensor, npt.NDArray[np.bool_]]:

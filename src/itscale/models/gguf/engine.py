@@ -186,7 +186,9 @@ class LlamaEngine(Engine):
                 f"the prompt has {size} tokens and the model's context holds {self.max_context}; shorten it"
             )
         else:
-            nothing = Step((), "", End.LENGTH, 0.0, token_logprobs=(), token_entropies=())
+            nothing = Step(
+                (), "", End.LENGTH, 0.0, token_logprobs=(), token_entropies=(), token_certainties=()
+            )
             request.children = {i: request.path.child(nothing) for i in range(request.n)}
         self._worker.answer(request)
 
@@ -254,7 +256,7 @@ class LlamaEngine(Engine):
             alone = torch.from_numpy(self._forward.alone(rows[k].tokens))
             again = draw(alone, settings.rows(np.array([k])))
             draws.tokens[k], draws.logprobs[k] = again.tokens[0], again.logprobs[0]
-            draws.entropies[k] = again.entropies[0]
+            draws.entropies[k], draws.certainties[k] = again.entropies[0], again.certainties[0]
             self.redrawn_tokens += 1
         for k, row in enumerate(rows):
             row.add(draws, k)

@@ -42,6 +42,7 @@ class Row:
     drawn: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
+    certainties: list[float] = field(default_factory=list)
     step_start: int = 0
     """How many of `drawn` are in `path` already."""
     fed: int = 0
@@ -57,6 +58,7 @@ class Row:
         self.drawn.append(int(draws.tokens[k]))
         self.logprobs.append(float(draws.logprobs[k]))
         self.entropies.append(float(draws.entropies[k]))
+        self.certainties.append(float(draws.certainties[k]))
 
     def end(self, ending: Ending) -> End | None:
         """What the newest token ends, if anything."""
@@ -78,6 +80,7 @@ class Row:
             math.fsum(logprobs),
             token_logprobs=logprobs,
             token_entropies=tuple(self.entropies[own]),
+            token_certainties=tuple(self.certainties[own]),
         )
         self.path, self.step_start = self.path.child(step), len(self.drawn)
 
