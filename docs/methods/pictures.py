@@ -53,6 +53,7 @@ SHOWN: Mapping[str, Shown] = {
     "particle-gibbs": Shown("particle-gibbs:iterations=2", n=6),
     "entropic-particle-filter": Shown("entropic-particle-filter:max_steps=4", n=6),
     "particle-filter": Shown("particle-filter", n=6),
+    "parallel-tempering": Shown("parallel-tempering:chains=2,iterations=2", n=12),
     "particle-cascade": Shown("particle-cascade", n=6, seed=7),
     "step-beam": Shown("step-beam:width=3", n=6),
     "mcts": Shown("mcts:width=2,exploration=0.5", seed=11),

@@ -11,6 +11,7 @@ __all__ = [
     "Chosen",
     "Compared",
     "Event",
+    "Exchanged",
     "Failed",
     "Proposed",
     "Pruned",
@@ -59,6 +60,17 @@ class Resampled:
 
 
 @dataclass(frozen=True, slots=True)
+class Exchanged:
+    """Two chains of different powers of the weight offered each other their paths."""
+
+    paths: tuple[int, int]
+    powers: tuple[float, float]
+    probability: float
+    """That the offer is taken."""
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Pruned:
     """Paths were dropped for good."""
 
@@ -88,7 +100,7 @@ class Chosen:
     path: int
 
 
-Event = Proposed | Scored | Compared | Resampled | Pruned | Failed | Stopped | Chosen
+Event = Proposed | Scored | Compared | Resampled | Exchanged | Pruned | Failed | Stopped | Chosen
 
 
 class Trace:

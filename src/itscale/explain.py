@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from itscale.budget import Usage
-from itscale.events import Compared, Failed, Pruned, Resampled, Trace
+from itscale.events import Compared, Exchanged, Failed, Pruned, Resampled, Trace
 from itscale.methods.base import Result
 from itscale.scorers.answers import Cluster, tally
 from itscale.types import Candidate, StopReason
@@ -167,6 +167,7 @@ def _events(trace: Trace) -> Iterator[str]:
         )
     if len(resamplings) > SHOWN:
         yield f"and {len(resamplings) - SHOWN} more resamplings"
+    yield from _exchanges([event for event in trace.events if isinstance(event, Exchanged)])
     rounds = [event for event in trace.events if isinstance(event, Pruned)]
     if rounds:
         dropped = sum(len(event.paths) for event in rounds)
@@ -175,6 +176,14 @@ def _events(trace: Trace) -> Iterator[str]:
     failures = [event.error for event in trace.events if isinstance(event, Failed)]
     if failures:
         yield f"{_count(len(failures), 'call')} failed, the last with: {failures[-1]}"
+
+
+def _exchanges(events: Sequence[Exchanged]) -> Iterator[str]:
+    """How often neighbouring chains exchanged their paths."""
+    for powers in dict.fromkeys(event.powers for event in events):
+        offers = [event.accepted for event in events if event.powers == powers]
+        low, high = (f"{power:.3g}" for power in powers)
+        yield f"chains of weight^{low} and ^{high} exchanged paths in {sum(offers)} of {len(offers)} rounds"
 
 
 def _comparisons(events: Sequence[Compared]) -> Iterator[str]:

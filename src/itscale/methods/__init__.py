@@ -23,6 +23,7 @@ from itscale.methods.lookahead import Lookahead
 from itscale.methods.lookahead_tree import LookaheadTree
 from itscale.methods.majority import Majority
 from itscale.methods.mcts import MCTS
+from itscale.methods.parallel_tempering import ParallelTempering
 from itscale.methods.particle_cascade import ParticleCascade
 from itscale.methods.particle_filter import ParticleFilter
 from itscale.methods.particle_gibbs import ParticleGibbs
@@ -64,6 +65,7 @@ __all__ = [
     "Majority",
     "Method",
     "Outcome",
+    "ParallelTempering",
     "ParticleCascade",
     "ParticleFilter",
     "ParticleGibbs",

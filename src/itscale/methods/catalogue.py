@@ -28,6 +28,7 @@ from itscale.methods import (
     Lookahead,
     LookaheadTree,
     Majority,
+    ParallelTempering,
     ParticleCascade,
     ParticleFilter,
     ParticleGibbs,
@@ -89,5 +90,6 @@ METHODS: Mapping[str, type[Method]] = {
         SMCBeam,
         ParticleCascade,
         ParticleGibbs,
+        ParallelTempering,
     )
 }

@@ -50,7 +50,7 @@ from itscale.randomness import Randomness
 from itscale.types import Path, StopReason
 from itscale.weights import Population
 
-__all__ = ["ParticleGibbs", "conditional_sweep"]
+__all__ = ["ParticleGibbs", "conditional_sweep", "drawn", "outcome_of_sweeps"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,15 +115,18 @@ class ParticleGibbs(StepMethod):
                 break  # a sweep cut short has nothing to add to the whole ones before it
             sweeps.append(population)
             reference = drawn(population, session.rng.child("reference", i))
-        return self._outcome(session, sweeps, scores)
+        return outcome_of_sweeps(session, sweeps, scores, pool=self.pool, choose=self.choose)
 
-    def _outcome(self, session: Session, sweeps: Sequence[Population[Path]], scores: Scores) -> Outcome:
-        """The first sweep is a particle filter, so the evidence is its; later ones are conditional."""
-        pooled = sweeps if self.pool == "all" else sweeps[-1:]
-        candidates = [c for sweep in pooled for c in candidates_of(sweep, scores, 1 / len(pooled))]
-        chosen = choose_slot(candidates, self.choose, session.rng.child("choose"))
-        stop = StopReason.STEPS if still_growing(sweeps[-1], session) else None
-        return Outcome(candidates, chosen, sweeps[0].log_evidence, sweeps[-1].ess, session.exhausted or stop)
+
+def outcome_of_sweeps(
+    session: Session, sweeps: Sequence[Population[Path]], scores: Scores, *, pool: str, choose: Choice
+) -> Outcome:
+    """The first sweep is a particle filter, so the evidence is its; later ones are conditional."""
+    pooled = sweeps if pool == "all" else sweeps[-1:]
+    candidates = [c for sweep in pooled for c in candidates_of(sweep, scores, 1 / len(pooled))]
+    chosen = choose_slot(candidates, choose, session.rng.child("choose"))
+    stop = StopReason.STEPS if still_growing(sweeps[-1], session) else None
+    return Outcome(candidates, chosen, sweeps[0].log_evidence, sweeps[-1].ess, session.exhausted or stop)
 
 
 async def conditional_sweep(

@@ -9,7 +9,7 @@ from typing import Any
 
 from itscale.budget import Ledger, OutOfBudget
 from itscale.errors import ModelError
-from itscale.events import Event, Failed
+from itscale.events import Event, Exchanged, Failed
 from itscale.methods.arrivals import together, within
 from itscale.methods.cutting import cut_path
 from itscale.methods.lineage import How, Lineage
@@ -76,6 +76,13 @@ class Steering(ABC):
         """What the model holds at the path's last token; None if the call failed or a limit bound.
         Needs `Capability.HIDDEN`."""
         return await self._told(path, self._model.hidden_states(path, self.ledger))
+
+    def exchanged(
+        self, one: Path, other: Path, powers: tuple[float, float], probability: float, accepted: bool
+    ) -> None:
+        """Record that two chains, at these powers of the weight, offered each other their paths."""
+        ids = self._lineage.path_id(one), self._lineage.path_id(other)
+        self._emit(Exchanged(ids, powers, probability, accepted))
 
     async def _told(
         self, path: Path, call: Coroutine[Any, Any, tuple[float, ...]]
