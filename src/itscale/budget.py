@@ -229,7 +229,7 @@ class Ledger:
         async with self._returned:
             while True:
                 self.check()
-                left, reason = self._left()
+                left, reason = self._least
                 if left >= wanted or (self._reserved_tokens == 0 and left > 0):
                     granted = int(min(left, wanted))
                     self._reserved_tokens += granted
@@ -239,17 +239,23 @@ class Ledger:
                 await self._returned.wait()
 
     @property
+    def left(self) -> float:
+        """How many tokens may be generated beyond those reserved; infinite without a limit."""
+        return self._least[0]
+
+    @property
     def scarce(self) -> StopReason:
         """The limit that leaves the fewest tokens to generate."""
-        return self._left()[1]
+        return self._least[1]
 
     def affords(self, tokens: int) -> bool:
         """Whether so many tokens may be generated beyond everything that is reserved."""
         within = self._within is None or self._within.affords(tokens)
-        return within and tokens <= self._left()[0]
+        return within and tokens <= self.left
 
-    def _left(self) -> tuple[float, StopReason]:
-        """How many tokens may be generated beyond those reserved, and the limit that says so."""
+    @property
+    def _least(self) -> tuple[float, StopReason]:
+        """What is `left`, and the limit that says so."""
         left = [(math.inf, StopReason.TOKENS)]
         if self.budget.tokens is not None:
             left.append((self.budget.tokens - self.generated_tokens, StopReason.TOKENS))

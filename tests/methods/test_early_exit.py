@@ -165,6 +165,8 @@ def test_what_cannot_work_is_refused(tmp_path):
         run(EarlyExit(calibration=str(file)))
     with pytest.raises(OptionError, match="calibration=FILE"):
         run(EarlyExit())
+    with pytest.raises(OptionError, match="leave out exit"):
+        EarlyExit(exit="think")
     unseeing = fake(growing, name="other", capabilities=frozenset(Capability) - {Capability.HIDDEN})
     with pytest.raises(OptionError, match="needs hidden"):
         run(EarlyExit(calibration=str(file)), unseeing)

@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from itscale.budget import Budget
+from itscale.budget import Budget, Price
 from itscale.errors import AllFailedError, OptionError
 from itscale.methods import Anytime, BudgetForcing, EntropyExit, ThinkingMode
 from itscale.methods.entropy_exit import deviation
@@ -145,10 +145,11 @@ def test_a_cap_is_exact(cap):
     ],
     ids=lambda method: method.name,
 )
-def test_a_token_limit_leaves_an_answer(method, tokens):
-    """An endless thinker under a limit answers within it."""
-    model = fake(scripted(100))
-    result = asyncio.run(method.run(PROMPT, model, None, Budget(tokens=tokens)))
+@pytest.mark.parametrize("limit", ["tokens", "dollars"])
+def test_a_token_limit_leaves_an_answer(method, tokens, limit):
+    """An endless thinker under a limit, on tokens or on what they cost, answers within it."""
+    model = fake(scripted(100), price=Price(generated_usd=1e6))
+    result = asyncio.run(method.run(PROMPT, model, None, Budget(**{limit: tokens})))
     assert model.tokens_generated <= tokens
     assert result.usage.generated_tokens == model.tokens_generated
     assert result.answer == "1"

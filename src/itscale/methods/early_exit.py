@@ -177,6 +177,8 @@ class EarlyExit(Exiting):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.exit != EarlyExit.exit:
+            raise OptionError("early-exit leaves as its calibration was fitted; leave out exit")
         if self.calibration:
             ExitRule.load(self.calibration)
 

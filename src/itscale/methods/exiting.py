@@ -88,10 +88,7 @@ class Exiting(WholeAnswers):
     def room(self, session: Session, thought: int, limit: int | None = None) -> int:
         """Tokens that thinking may still take when it took `thought`, an answer kept in reserve."""
         left = min(self.max_tokens, limit or self.max_tokens) - thought
-        tokens = session.ledger.budget.tokens
-        if tokens is not None:
-            left = min(left, tokens - session.ledger.generated_tokens - self.answer_tokens)
-        return left
+        return int(min(left, session.ledger.left - self.answer_tokens))
 
     async def step(self, session: Session, path: Path, room: int) -> Path:
         """The path with one more step of `room` tokens at most; itself where nothing more may come.
