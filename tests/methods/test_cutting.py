@@ -11,28 +11,7 @@ from itscale.methods.cutting import cut_path, split_at
 from itscale.models.fake import FakeModel
 from itscale.randomness import Seeded
 from itscale.types import End, Path, Sampling, Until
-from tests.methods.trees import END, PROMPT, TREE
-
-
-def run(method, table=TREE, n=4, seed=0, **budget):
-    """A run to its end, and the model it ran on."""
-    model = table if isinstance(table, FakeModel) else FakeModel(table)
-    return asyncio.run(method.run(PROMPT, model, None, Budget(generations=n, **budget), seed)), model
-
-
-WORDS = {"1 ": 0.5, "2 ": 0.5}
-
-
-def words(prefix):
-    """Ten words of two kinds, then an answer: long enough to share, no two samples alike."""
-    if prefix and "answer" in prefix[-1]:
-        return END
-    return WORDS if len(prefix) < 10 else {"\nanswer: 1": 0.7, "\nanswer: 2": 0.3}
-
-
-def wordy(**options) -> FakeModel:
-    """A model whose steps are long, so that forks are inside them."""
-    return FakeModel(words, **options, vocabulary=["1 ", "2 ", "\nanswer: 1", "\nanswer: 2", "$"])
+from tests.methods.trees import PROMPT, TREE, wordy
 
 
 def whole_path(model: FakeModel, seed: int = 0, max_tokens: int = 64) -> Path:

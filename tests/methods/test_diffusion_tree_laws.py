@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections import Counter
 
 import pytest
 
-from itscale.budget import Budget
 from itscale.methods import (
     DiffusionTreeSampling,
     DiffusionTreeSearch,
     diffusion_tree,
 )
 from itscale.models.fake import FakeModel
-from itscale.scorers.fake import FakeProcessScorer
-from itscale.testing import all_paths, enumerate_expectation, enumerate_law
-from tests.methods.trees import (
-    JUDGEMENTS,
-    PROMPT,
-    SMALL,
-    TREE,
-    finished,
-)
-
-
-async def result_of(method, table, n, rng, judge=JUDGEMENTS.__getitem__):
-    """A run to its end."""
-    scorer = FakeProcessScorer(judge)
-    return await method.run(PROMPT, FakeModel(table), scorer, Budget(generations=n), rng)
-
-
-def run(method, table=TREE, n=4, seed=0, judge=JUDGEMENTS.__getitem__):
-    """The same, from a test."""
-    return asyncio.run(result_of(method, table, n, seed, judge))
-
-
-def law_of(method, table: dict, n: int) -> dict[str, float]:
-    """The exact law of the returned text."""
-
-    async def answer(rng) -> str:
-        return (await result_of(method, table, n, rng)).text
-
-    return enumerate_law(answer)
-
+from itscale.testing import all_paths, enumerate_expectation
+from tests.methods.trees import JUDGEMENTS, PROMPT, SMALL, TREE, finished, law_of, result_of, run
 
 WEIGHT = 2.0
 

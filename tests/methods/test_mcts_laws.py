@@ -19,7 +19,6 @@ from itscale.methods import (
 from itscale.models.base import Capability
 from itscale.models.fake import FakeModel
 from itscale.scorers.fake import FakeProcessScorer
-from itscale.testing import enumerate_law
 from tests.methods.trees import (
     JUDGEMENTS,
     PROMPT,
@@ -29,27 +28,9 @@ from tests.methods.trees import (
     draws,
     finished,
     joint,
+    law_of,
+    run,
 )
-
-
-async def result_of(method, table, n, rng, judge=JUDGEMENTS.__getitem__):
-    """A run to its end."""
-    scorer = FakeProcessScorer(judge)
-    return await method.run(PROMPT, FakeModel(table), scorer, Budget(generations=n), rng)
-
-
-def run(method, table=TREE, n=4, seed=0, judge=JUDGEMENTS.__getitem__):
-    """The same, from a test."""
-    return asyncio.run(result_of(method, table, n, seed, judge))
-
-
-def law_of(method, table: dict, n: int) -> dict[str, float]:
-    """The exact law of the returned text."""
-
-    async def answer(rng) -> str:
-        return (await result_of(method, table, n, rng)).text
-
-    return enumerate_law(answer)
 
 
 class Reference:

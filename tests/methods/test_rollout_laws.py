@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections import Counter
 from itertools import combinations_with_replacement
@@ -18,12 +17,6 @@ from tests.methods.trees import END, PROMPT, SMALL, TREE, draws, finished, joint
 
 NAMES = ["segment-tree", "entropy-tree", "lookahead-tree", "semantic-tree"]
 Group = tuple[str, ...]
-
-
-def run(method, table=TREE, n=4, seed=0, **budget):
-    """A run to its end, and the model it ran on."""
-    model = table if isinstance(table, FakeModel) else FakeModel(table)
-    return asyncio.run(method.run(PROMPT, model, None, Budget(generations=n, **budget), seed)), model
 
 
 def group_law(method, table: dict, n: int) -> dict[Group, float]:

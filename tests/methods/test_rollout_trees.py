@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
-from itscale.budget import Budget
 from itscale.errors import AllFailedError, OptionError
 from itscale.methods import EntropyTree, LookaheadTree, Majority, SegmentTree, SemanticTree
 from itscale.methods.segment_tree import fork_counts
@@ -14,30 +11,10 @@ from itscale.models.base import Capability
 from itscale.models.fake import FakeModel
 from itscale.registry import METHODS
 from itscale.types import StopReason
-from tests.methods.trees import END, PROMPT, TREE
+from tests.methods.trees import END, TREE, wordy
+from tests.methods.trees import run_alone as run
 
 NAMES = ["segment-tree", "entropy-tree", "lookahead-tree", "semantic-tree"]
-
-
-def run(method, table=TREE, n=4, seed=0, **budget):
-    """A run to its end, and the model it ran on."""
-    model = table if isinstance(table, FakeModel) else FakeModel(table)
-    return asyncio.run(method.run(PROMPT, model, None, Budget(generations=n, **budget), seed)), model
-
-
-WORDS = {"1 ": 0.5, "2 ": 0.5}
-
-
-def words(prefix):
-    """Ten words of two kinds, then an answer: long enough to share, no two samples alike."""
-    if prefix and "answer" in prefix[-1]:
-        return END
-    return WORDS if len(prefix) < 10 else {"\nanswer: 1": 0.7, "\nanswer: 2": 0.3}
-
-
-def wordy(**options) -> FakeModel:
-    """A model whose steps are long, so that forks are inside them."""
-    return FakeModel(words, **options, vocabulary=["1 ", "2 ", "\nanswer: 1", "\nanswer: 2", "$"])
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ from tests.methods.trees import (
     draws,
     finished,
     joint,
+    law_of,
     path_law,
 )
 
@@ -47,16 +48,6 @@ def run(method, table=TREE, n=4, seed=0, judge=JUDGEMENTS.__getitem__, **budget)
     model, scorer = FakeModel(table), FakeProcessScorer(judge)
     budget = Budget(generations=n, **budget)
     return asyncio.run(method.run(PROMPT, model, scorer, budget, seed)), model
-
-
-def law_of(method, table: dict, n: int) -> dict[str, float]:
-    """The exact law of the returned text."""
-    scorer = FakeProcessScorer(JUDGEMENTS.__getitem__)
-
-    async def answer(rng) -> str:
-        return (await method.run(PROMPT, FakeModel(table), scorer, Budget(generations=n), rng)).text
-
-    return enumerate_law(answer)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
 from collections.abc import Iterator
 
+from itscale.budget import Budget
 from itscale.models.fake import FakeModel
-from itscale.testing import all_paths
+from itscale.scorers.fake import FakeProcessScorer
+from itscale.testing import all_paths, enumerate_law
 from itscale.types import Prompt
 
 PROMPT = Prompt.user("count")
@@ -92,3 +95,41 @@ def best_finished(prefixes: list[Prefix]) -> str:
 def path_law(table: dict) -> dict[str, float]:
     """The model's law of texts."""
     return {path.text: p for path, p in all_paths(FakeModel(table), PROMPT)}
+
+
+async def result_of(method, table, n, rng, judge=JUDGEMENTS.__getitem__):
+    """A run of a method that is guided by judgements, to its end."""
+    scorer = FakeProcessScorer(judge)
+    return await method.run(PROMPT, FakeModel(table), scorer, Budget(generations=n), rng)
+
+
+def law_of(method, table: dict, n: int) -> dict[str, float]:
+    """The exact law of the text it returns."""
+
+    async def answer(rng) -> str:
+        return (await result_of(method, table, n, rng)).text
+
+    return enumerate_law(answer)
+
+
+def run(method, table=TREE, n=4, seed=0, judge=JUDGEMENTS.__getitem__):
+    """One such run, from a test."""
+    return asyncio.run(result_of(method, table, n, seed, judge))
+
+
+def run_alone(method, table=TREE, n=4, seed=0, **budget):
+    """A run of a method without a scorer to its end, and the model it ran on."""
+    model = table if isinstance(table, FakeModel) else FakeModel(table)
+    return asyncio.run(method.run(PROMPT, model, None, Budget(generations=n, **budget), seed)), model
+
+
+def words(prefix):
+    """Ten words of two kinds, then an answer: long enough to share, no two samples alike."""
+    if prefix and "answer" in prefix[-1]:
+        return END
+    return {"1 ": 0.5, "2 ": 0.5} if len(prefix) < 10 else {"\nanswer: 1": 0.7, "\nanswer: 2": 0.3}
+
+
+def wordy(**options) -> FakeModel:
+    """A model whose steps are long, so that forks are inside them."""
+    return FakeModel(words, **options, vocabulary=["1 ", "2 ", "\nanswer: 1", "\nanswer: 2", "$"])
