@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -77,11 +77,13 @@ def batches(
             start = end
         rng.shuffle(ready)
         for batch in ready:
-            width = max(len(p) + len(s) for p, s in batch)
-            inputs = torch.full((len(batch), width), pad)
-            labels = torch.full((len(batch), width), IGNORED)
-            for i, (prompt, solution) in enumerate(batch):
-                row = torch.tensor(prompt + solution)
-                inputs[i, : len(row)] = row
-                labels[i, len(prompt) : len(row)] = row[len(prompt) :]
-            yield inputs, labels
+            labels = [[IGNORED] * len(prompt) + solution for prompt, solution in batch]
+            yield padded([prompt + solution for prompt, solution in batch], pad), padded(labels, IGNORED)
+
+
+def padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
+    """Rows as one tensor (B, T), filled up on the right."""
+    whole = torch.full((len(rows), max(map(len, rows))), fill)
+    for i, row in enumerate(rows):
+        whole[i, : len(row)] = torch.tensor(row)
+    return whole

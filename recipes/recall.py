@@ -11,18 +11,16 @@ reasoner any more, and is not shipped.
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-import time
 from pathlib import Path
 
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from itscale.tasks.chain import NAMES
-from recipes.data import IGNORED
+from recipes.data import IGNORED, padded
 from recipes.optimise import Optimiser
+from recipes.training import Curve, next_token, options_of
 from recipes.vocabulary import build_tokenizer
 
 
@@ -62,26 +60,13 @@ def batch(
         rows.append(ids)
         marks.append(labels)
         total += len(ids)
-    width = max(map(len, rows))
-    inputs = torch.full((len(rows), width), tokenizer.pad_token_id)
-    wanted = torch.full((len(rows), width), IGNORED)
-    for i, (ids, labels) in enumerate(zip(rows, marks, strict=True)):
-        inputs[i, : len(ids)] = torch.tensor(ids)
-        wanted[i, : len(labels)] = torch.tensor(labels)
-    return inputs, wanted
+    return padded(rows, tokenizer.pad_token_id), padded(marks, IGNORED)
 
 
 def main() -> None:
     """Train, log, save."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options_of(__doc__, steps=500, tokens_per_step=5120, muon_lr=0.01, adamw_lr=0.002, seed=5)
     parser.add_argument("--init", type=Path, required=True, help="a causal checkpoint to start from")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--tokens-per-step", type=int, default=5120)
-    parser.add_argument("--muon-lr", type=float, default=0.01)
-    parser.add_argument("--adamw-lr", type=float, default=0.002)
-    parser.add_argument("--seed", type=int, default=5)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
 
     tokenizer, rng = build_tokenizer(), random.Random(options.seed)
@@ -90,32 +75,18 @@ def main() -> None:
     optimiser = Optimiser(
         model, total_steps=options.steps, muon_lr=options.muon_lr, adamw_lr=options.adamw_lr
     )
-    started, loss_sum, right, counted = time.monotonic(), 0.0, 0, 0
-    curve = []
-    for step in range(1, options.steps + 1):
-        inputs, labels = (t.to(options.device) for t in batch(tokenizer, rng, options.tokens_per_step))
-        with torch.autocast(options.device, torch.bfloat16):
-            logits = model(input_ids=inputs, use_cache=False).logits
-        learnt = labels[:, 1:] != IGNORED
-        predicted, wanted = logits[:, :-1][learnt].float(), labels[:, 1:][learnt]
-        loss = torch.nn.functional.cross_entropy(predicted, wanted)
-        optimiser.step(loss)
-        loss_sum += float(loss.detach()) * len(wanted)
-        right += int((predicted.argmax(-1) == wanted).sum())
-        counted += len(wanted)
-        if step % 25 == 0:
-            row = {
-                "step": step,
-                "recall_loss_nats": round(loss_sum / counted, 4),
-                "recall_accuracy": round(right / counted, 4),
-                "seconds": round(time.monotonic() - started, 1),
-            }
-            print(json.dumps(row), flush=True)
-            curve.append(json.dumps(row) + "\n")
-            loss_sum, right, counted = 0.0, 0, 0
+    options.out.mkdir(parents=True, exist_ok=True)
+    with (options.out / "training.jsonl").open("w") as file:
+        curve = Curve(file, every=25)
+        for step in range(1, options.steps + 1):
+            inputs, labels = (t.to(options.device) for t in batch(tokenizer, rng, options.tokens_per_step))
+            loss, count, right = next_token(model, inputs, labels)
+            optimiser.step(loss)
+            curve.add(
+                step, count, {"recall_loss_nats": float(loss.detach()) * count, "recall_accuracy": right}
+            )
     model.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
-    (options.out / "training.jsonl").write_text("".join(curve))
 
 
 if __name__ == "__main__":

@@ -14,20 +14,18 @@ trunk's.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer, LlamaForTokenClassification, PreTrainedTokenizerBase
 
-from recipes.data import IGNORED
-from recipes.describe import describe
+from recipes.data import IGNORED, padded
 from recipes.legal import legal_so_far
 from recipes.optimise import Optimiser
+from recipes.training import Curve, options_of, save
 
 Row = tuple[list[int], list[int], list[int]]
 
@@ -68,12 +66,8 @@ def epochs(
     while True:
         rng.shuffle(groups)
         for group in groups:
-            width = max(len(row[0]) for row in group)
-            inputs, right, legal = (torch.full((len(group), width), fill) for fill in (pad, IGNORED, IGNORED))
-            for i, row in enumerate(group):
-                for whole, part in zip((inputs, right, legal), row, strict=True):
-                    whole[i, : len(part)] = torch.tensor(part)
-            yield inputs, right, legal
+            inputs, right, legal = zip(*group, strict=True)
+            yield padded(inputs, pad), padded(right, IGNORED), padded(legal, IGNORED)
 
 
 class Judges(torch.nn.Module):
@@ -92,17 +86,10 @@ class Judges(torch.nn.Module):
 
 def main() -> None:
     """Train, log, save."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options_of(__doc__, steps=1500, tokens_per_step=6144, muon_lr=0.005, adamw_lr=0.001, seed=0)
     parser.add_argument("--trunk", type=Path, required=True, help="the checkpoint to start from")
     parser.add_argument("--rollouts", type=Path, nargs="+", required=True)
     parser.add_argument("--take", type=float, nargs="+", help="the share of each file to use; all of it")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--tokens-per-step", type=int, default=6144)
-    parser.add_argument("--muon-lr", type=float, default=0.005)
-    parser.add_argument("--adamw-lr", type=float, default=0.001)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
@@ -122,11 +109,12 @@ def main() -> None:
     rows = load_rows(options.rollouts, options.take or [1.0] * len(options.rollouts), tokenizer)
     print(f"{len(rows)} rollouts, {sum(len(row[0]) for row in rows)} tokens", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    started, tokens, loss_sum, legal_sum, counted = time.monotonic(), 0, 0.0, 0.0, 0
+    tokens = 0
     stream = epochs(rows, options.tokens_per_step, tokenizer.pad_token_id, options.seed)
     before = options.trunk / "training.jsonl"
-    with (options.out / "training.jsonl").open("w") as curve:
-        curve.write(before.read_text() if before.is_file() else "")
+    with (options.out / "training.jsonl").open("w") as file:
+        file.write(before.read_text() if before.is_file() else "")
+        curve = Curve(file, every=50)
         for step in range(1, options.steps + 1):
             inputs, right, legal = (t.to(options.device) for t in next(stream))
             with torch.autocast(options.device, torch.bfloat16):
@@ -137,27 +125,10 @@ def main() -> None:
             )
             optimiser.step(loss + beside)
             tokens += inputs.numel()
-            loss_sum += float(loss.detach())
-            legal_sum += float(beside.detach())
-            counted += 1
-            if step % 50 == 0:
-                row = {
-                    "step": step,
-                    "tokens": tokens,
-                    "loss_nats": round(loss_sum / counted, 4),
-                    "legal_loss_nats": round(legal_sum / counted, 4),
-                    "seconds": round(time.monotonic() - started, 1),
-                }
-                print(row, flush=True)
-                curve.write(json.dumps(row) + "\n")
-                curve.flush()
-                loss_sum, legal_sum, counted = 0.0, 0.0, 0
+            sums = {"loss_nats": float(loss.detach()), "legal_loss_nats": float(beside.detach())}
+            curve.add(step, 1, sums, tokens=tokens)
             if step % 500 == 0 or step == options.steps:
-                state = {n: t.detach().to("cpu", torch.bfloat16) for n, t in model.state_dict().items()}
-                model.config.dtype = "bfloat16"
-                model.save_pretrained(options.out, state_dict=state)
-                tokenizer.save_pretrained(options.out)
-                describe(options.out)
+                save(model, tokenizer, options.out)
 
 
 if __name__ == "__main__":
