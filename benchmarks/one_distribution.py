@@ -1,13 +1,14 @@
 """Whether one model is one distribution, whatever engine or server runs it.
 
-    python benchmarks/one_distribution.py OUT.jsonl NAME=SPEC ... [--problems 200] [--budget 16]
-    python benchmarks/one_distribution.py OUT.jsonl
+    python benchmarks/one_distribution.py [OUT.jsonl] NAME=SPEC ... [--problems 200] [--budget 16]
+    python benchmarks/one_distribution.py [OUT.jsonl]
 
 Runs best-of-n and the particle filter on the same held-out problems of Countdown with every backend,
 all of them running the embedded reasoner, judged by the embedded process reward model. The first
 backend is the reference. Rows are kept in OUT.jsonl, so an interrupted run goes on, backends can be
 added one by one (servers need not run at the same time), and without backends the table of what is
-there is printed. For instance:
+there is printed; without OUT.jsonl (runs/one_distribution.jsonl) and backends, `embedded` and the same
+folder as `hf:` are run. For instance:
 
     embedded=embedded
     gguf=gguf:runs/reasoner-f32.gguf
@@ -25,11 +26,13 @@ import json
 from pathlib import Path
 
 from itscale.bench import Row, RowKey, Sweep, holm, paired_difference, run_sweep, wilson_interval
+from itscale.embedded import REASONER
 from itscale.methods import BestOfN, ParticleFilter
 from itscale.registry import load_model, load_scorer
 from itscale.tasks import Countdown
 
 METHODS = (BestOfN(), ParticleFilter())
+DEFAULT = Path("runs/one_distribution.jsonl")
 
 
 async def measure(out: Path, name: str, spec: str, problems: int, budget: int) -> None:
@@ -97,11 +100,14 @@ def table(rows: list[dict]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=Path, nargs="?")
     parser.add_argument("backends", nargs="*", metavar="NAME=SPEC")
     parser.add_argument("--problems", type=int, default=200)
     parser.add_argument("--budget", type=int, default=16)
     options = parser.parse_args()
+    if options.out is None:
+        options.out, options.backends = DEFAULT, ["embedded=embedded", f"hf=hf:{REASONER}"]
+        DEFAULT.parent.mkdir(exist_ok=True)
     for backend in options.backends:
         name, _, spec = backend.partition("=")
         asyncio.run(measure(options.out, name, spec, options.problems, options.budget))
