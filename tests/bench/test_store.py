@@ -12,9 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from itscale import cli
-from itscale.bench.store import Row, RunFolder
+from itscale.bench.store import Row, RunFolder, read_run
 from itscale.budget import Usage
 from itscale.errors import OptionError
+from itscale.tasks import Countdown
 from tests.bench.worlds import play_coins
 
 SWEPT = {"task": "coins", "seed": 0}
@@ -109,7 +110,8 @@ def test_a_folder_is_for_one_process_at_a_time(tmp_path: Path):
 
 def test_a_refused_folder_is_not_left_locked(tmp_path: Path):
     """An error on opening releases what was taken."""
-    opened(tmp_path).close()
+    with opened(tmp_path) as store:
+        store.append(a_row())
     with pytest.raises(OptionError, match="add --resume"):
         opened(tmp_path)
     opened(tmp_path, resume=True).close()
@@ -123,6 +125,16 @@ def test_a_run_is_not_written_over(tmp_path: Path):
     with pytest.raises(OptionError, match="already holds a run"):
         opened(tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_run_that_was_refused_before_its_first_row_is_not_in_the_way(tmp_path: Path):
+    """The corrected command may name the same folder, with another seed too, and begins it anew."""
+    with opened(tmp_path) as refused:
+        refused.keep_problems("countdown", Countdown().problems(1))
+    with opened(tmp_path, seed=1) as store:
+        store.append(a_row())
+    run = read_run(tmp_path)
+    assert (run.manifest["swept"]["seed"], len(run.manifest["starts"]), run.problems) == (1, 1, {})
 
 
 def test_results_of_different_sweeps_do_not_mix(tmp_path: Path):

@@ -66,6 +66,15 @@ class Run:
         return found
 
 
+def _begun(swept: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a run that has nothing yet."""
+    return {"format": SCHEMA_VERSION, "created_at": _now(), "swept": swept, "starts": []}
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
 def read_run(path: Path) -> Run:
     """Read a folder, also while another process writes to it.
 
@@ -184,7 +193,12 @@ class RunFolder:
                 raise OptionError(
                     f"{self.path} holds {others[0]!r} and no run of ours; choose an empty folder with --out"
                 )
-            return {"format": SCHEMA_VERSION, "created_at": _now(), "swept": swept, "starts": []}
+            return _begun(swept)
+        if not resume and not _size(self.path / "results.jsonl"):
+            # Refused before its first row (a method that the model cannot run, say): no run.
+            _checked(_read_json(file), file)
+            (self.path / "problems.jsonl").unlink(missing_ok=True)
+            return _begun(swept)
         if not resume:
             raise OptionError(
                 f"{self.path} already holds a run; add --resume to continue it, or choose another --out"

@@ -75,8 +75,8 @@ async def probe(endpoint: Endpoint) -> Facts:
     name = endpoint.address.model
     if not name:
         if len(offered) != 1:
-            names = ", ".join(sorted(offered)) or "none"
-            raise OptionError(f"{endpoint.address.url} offers several models or none; name one of: {names}")
+            which = f"one of: {', '.join(sorted(offered))}" if offered else "the one it was started with"
+            raise OptionError(f"{endpoint.address.url} lists {len(offered)} models; name {which}")
         [name] = offered
     if offered and name not in offered:  # transformers serve lists its download cache, not what it serves
         raise OptionError(
