@@ -22,6 +22,7 @@ from itscale.bench.statistics import wilson_interval
 from itscale.budget import Budget, Ledger
 from itscale.errors import CalibrationError
 from itscale.events import Trace
+from itscale.methods.arrivals import together
 from itscale.methods.budget_forcing import BudgetForcing
 from itscale.methods.early_exit import ExitRule, Unit, cue_of
 from itscale.methods.majority import Majority
@@ -241,7 +242,7 @@ async def _prefixes(
     """Features and success of the prefixes and of the whole answers of some samples."""
     session = _session(method, problem, model, seed)
     begun = await grown(session, [session.root] * samples, after_tokens)
-    groups = await asyncio.gather(*(grown(session, [path]) for path in begun))
+    groups = await together(grown(session, [path]) for path in begun)
     prefixes, wholes = Examples(), Examples()
     for prefix, [whole] in zip(begun, groups, strict=True):
         right = task.check(problem, whole.text)
@@ -298,10 +299,4 @@ async def _every(call: Callable[[Problem], Awaitable[T]], problems: Sequence[Pro
         async with gate:
             return await call(problem)
 
-    tasks = [asyncio.ensure_future(one(problem)) for problem in problems]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    return await together(map(one, problems))

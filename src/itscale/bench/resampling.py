@@ -35,6 +35,7 @@ from itscale.bench.verifiers import (
 )
 from itscale.budget import Budget
 from itscale.errors import OptionError
+from itscale.methods.arrivals import together
 from itscale.methods.best_of_n import BestOfN
 from itscale.models.base import Model
 from itscale.randomness import derive
@@ -77,7 +78,7 @@ async def judged_samples(
             for c in result.candidates
         ]
 
-    return list(await asyncio.gather(*map(one, problems)))
+    return await together(map(one, problems))
 
 
 def resampled_accuracy(samples: Sequence[Verdict], k: int) -> float:

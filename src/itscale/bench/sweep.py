@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -23,6 +23,7 @@ from itscale.bench.rows import CellKey, Context, Row, RowKey
 from itscale.bench.sharing import SharedSamples, share_scores
 from itscale.budget import Budget, Ledger, Usage
 from itscale.errors import ItscaleError, OptionError, RecordingError
+from itscale.methods.arrivals import together
 from itscale.methods.base import Method, Result
 from itscale.models.base import Model, WrappedModel
 from itscale.randomness import Randomness, derive
@@ -186,7 +187,7 @@ async def run_sweeps(
             if shared is not None and not waiting[problem.prompt]:
                 shared.forget(problem.prompt)
 
-    await _all([work() for _ in range(min(concurrency, len(todo)))])
+    await together(work() for _ in range(min(concurrency, len(todo))))
     return shared.shared_tokens if shared else 0
 
 
@@ -196,17 +197,6 @@ def _runs(sweeps: Sequence[Sweep]) -> Iterator[tuple[Sweep, Problem, Cell, RowKe
         for sweep in sweeps:
             for problem in sweep.problems[i : i + 1]:
                 yield from ((sweep, problem, cell, sweep.key(problem, cell)) for cell in sweep.cells)
-
-
-async def _all(works: list[Coroutine[None, None, None]]) -> None:
-    """Wait for all; the first error, or being cancelled, ends all and is raised when they have ended."""
-    tasks = [asyncio.create_task(work) for work in works]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _run(

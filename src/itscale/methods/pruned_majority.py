@@ -23,6 +23,7 @@ from functools import cached_property
 from typing import ClassVar, Literal
 
 from itscale.errors import AllFailedError, OptionError
+from itscale.methods.arrivals import together
 from itscale.methods.base import Outcome
 from itscale.methods.probes import read_features, required
 from itscale.methods.session import Session
@@ -74,12 +75,12 @@ class PrunedMajority(WholeAnswers):
 
     async def search(self, session: Session) -> Outcome:
         begun = await grown(session, [session.root] * session.generations, self.predictor.after_tokens)
-        promises = [await promise(session, path, self.predictor) for path in begun]
+        promises = await together(promise(session, path, self.predictor) for path in begun)
         kept = math.ceil(round(self.keep * len(begun), 9))
         ranked = sorted(range(len(begun)), key=lambda i: (-promises[i], i))
         session.pruned([begun[i] for i in ranked[kept:]])
         paths = await grown(session, [begun[i] for i in sorted(ranked[:kept])])
-        scores = [await promise(session, path, self.predictor) for path in paths]
+        scores = await together(promise(session, path, self.predictor) for path in paths)
         candidates = [self.candidate(path, score=score) for path, score in zip(paths, scores, strict=True)]
         clusters = await self.votes(candidates, scores if self.weighted else None, scores)
         best = max(range(len(paths)), key=lambda i: (scores[i], -i))

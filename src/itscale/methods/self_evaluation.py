@@ -20,13 +20,13 @@ Law: threshold 0 takes one group of samples, above 1 always all N.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
 
 from itscale.errors import OptionError
+from itscale.methods.arrivals import together
 from itscale.methods.base import Outcome
 from itscale.methods.pruned_majority import grown, promise
 from itscale.methods.session import Session
@@ -107,7 +107,7 @@ class SelfEvaluation(WholeAnswers):
         while len(paths) < n and not session.exhausted and max(scores, default=-1.0) < self.threshold:
             group = await self._group(session, len(paths), min(self.at_once, n - len(paths)))
             paths += group
-            scores += await asyncio.gather(*(self._score(session, path) for path in group))
+            scores += await together(self._score(session, path) for path in group)
         candidates = [self.candidate(path, score=score) for path, score in zip(paths, scores, strict=True)]
         ended = [i for i, path in enumerate(paths) if path.finished] or range(len(paths))
         return Outcome(candidates, max(ended, key=lambda i: (scores[i], -i)))
@@ -115,11 +115,11 @@ class SelfEvaluation(WholeAnswers):
     async def _group(self, session: Session, first: int, n: int) -> list[Path]:
         """Samples `first` and following, the worst prefixes among them left unfinished."""
         if not self.prune_after:
-            drawn = await asyncio.gather(*(session.sample_number(first + i) for i in range(n)))
+            drawn = await together(session.sample_number(first + i) for i in range(n))
             found = [path for path in drawn if path is not None]
             return found or await grown(session, [session.root])
         begun = await grown(session, [session.root] * n, self.prune_after)
-        scores = await asyncio.gather(*(self._score(session, path) for path in begun))
+        scores = await together(self._score(session, path) for path in begun)
         ranked = sorted(range(len(begun)), key=lambda i: (-scores[i], i))
         kept = math.ceil(round(self.keep * len(begun), 9))
         stopped = [begun[i] for i in ranked[kept:]]
