@@ -117,6 +117,24 @@ def test_a_request_that_cannot_be_met_gets_one_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("serve FILE --port 9000", "--port beside FILE; say it in the file"),
+        ("serve FILE --check --method majority", "--method beside FILE; say it in the file"),
+        ("allocate FILE --samples 4 --level 3", "--level is of a task, and FILE holds prompts; leave it out"),
+        ("calibrate success chain --out x.json --delta 0.1", "--delta is of early-exit, not of success"),
+        ("calibrate pets-online chain --out x.json --features hidden", "of early-exit and success, not of"),
+        ("calibrate early-exit chain --out x.json --samples 8", "--samples is of success and pets-online"),
+    ],
+)
+def test_an_option_that_would_not_be_honoured_is_refused(words: str, says: str, tmp_path: Path):
+    """What only some uses of a command know is not passed over in the others."""
+    file = str(tmp_path / "file")
+    Path(file).write_text("")
+    assert says.replace("FILE", file) in refused(run(*words.replace("FILE", file).split()))
+
+
 def test_unknown_specs_are_refused_by_the_real_registry():
     """Not only the fakes of the other tests."""
     assert "did you mean 'embedded'" in refused(run("solve", "hi", "--model", "embeded"))

@@ -17,7 +17,7 @@ from rich.text import Text
 from itscale.allocation import Allocated, Allocation, OnlinePlan, PetsOffline, PetsOnline, Uniform
 from itscale.bench.statistics import wilson_interval
 from itscale.budget import Budget
-from itscale.commands.sources import ModelOption, OfflineOption, RecordOption, Sources, loaded, stdout
+from itscale.commands.sources import ModelOption, OfflineOption, RecordOption, Sources, loaded, said, stdout
 from itscale.errors import OptionError, did_you_mean
 from itscale.explain import account
 from itscale.methods.majority import Majority
@@ -32,6 +32,7 @@ RULES = (Uniform.name, PetsOffline.name, PetsOnline.name)
 
 
 def allocate(
+    context: typer.Context,
     source: Annotated[
         str, typer.Argument(help="A task, or a file with a prompt on each line; - reads standard input.")
     ],
@@ -59,6 +60,9 @@ def allocate(
     Every prompt's answer is the majority of its own samples. No labels are used; on a task they say
     how many answers are right.
     """
+    for name, written in said(context).items() if source not in TASKS else ():
+        if name in ("problems", "level"):
+            raise OptionError(f"{written} is of a task, and {source} holds prompts; leave it out")
     chosen = _rule(rule, plan, _majority(vote), in_flight)
     work = _Work.of(source, problems, level, seed)
     budget = Budget(generations=samples, tokens=max_tokens, seconds=seconds)

@@ -31,6 +31,7 @@ from itscale.commands.sources import (
     RecordOption,
     Sources,
     loaded,
+    said,
     stdout,
     whole_numbers,
 )
@@ -229,7 +230,6 @@ def _say_how_to_resume(store: RunFolder, out: Path | None) -> None:
 
 def _refuse_doubled_options(context: typer.Context, file: str) -> None:
     """What a study is stands in its file or in the flags, never in both."""
-    for name in context.params:
-        source = context.get_parameter_source(name)
-        if name not in _OF_THE_RUN and source is not None and source.name == "COMMANDLINE":
-            raise OptionError(f"--{name.replace('_', '-')} beside {file}; say it in the file")
+    for name, written in said(context).items():
+        if name not in _OF_THE_RUN:
+            raise OptionError(f"{written} beside {file}; say it in the file")

@@ -13,7 +13,7 @@ from rich.text import Text
 from itscale.allocation.pets_online import CALIBRATION_KIND as PLAN
 from itscale.bench.calibrating import fit_early_exit, fit_plan, fit_success, training_problems
 from itscale.calibration import Calibration
-from itscale.commands.sources import ModelOption, OfflineOption, RecordOption, Sources, loaded, stdout
+from itscale.commands.sources import ModelOption, OfflineOption, RecordOption, Sources, loaded, said, stdout
 from itscale.errors import OptionError, did_you_mean
 from itscale.methods.budget_forcing import BudgetForcing
 from itscale.methods.early_exit import CALIBRATION_KIND as EXIT
@@ -27,9 +27,17 @@ from itscale.registry import load_task
 __all__ = ["calibrate"]
 
 KINDS = (EXIT, SUCCESS, PLAN)
+_OF = {
+    **dict.fromkeys(("delta", "unit", "cue", "exit_"), (EXIT,)),
+    "features": (EXIT, SUCCESS),
+    "samples": (SUCCESS, PLAN),
+    "after_tokens": (SUCCESS,),
+}
+"""Options that only some kinds honour."""
 
 
 def calibrate(
+    context: typer.Context,
     kind: Annotated[str, typer.Argument(help=f"What for: {', '.join(KINDS)}.")],
     task: Annotated[str, typer.Argument(help="Whose training problems; see: itscale list tasks")],
     out: Annotated[Path, typer.Option(help="The file to write, readable JSON.")],
@@ -72,6 +80,9 @@ def calibrate(
     """
     if kind not in KINDS:
         raise OptionError(did_you_mean("calibration", kind, KINDS))
+    for name, written in said(context).items():
+        if kind not in _OF.get(name, KINDS):
+            raise OptionError(f"{written} is of {' and '.join(_OF[name])}, not of {kind}; leave it out")
     if not 0 < delta < 1:
         raise OptionError(f"delta is {delta}; give an error level between 0 and 1, 0.05 say")
     if features is not None and features not in FEATURES:

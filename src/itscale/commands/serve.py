@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from itscale.commands.sources import ModelOption, ScorerOption
+from itscale.commands.sources import ModelOption, ScorerOption, said
 from itscale.errors import OptionError
 
 __all__ = ["serve"]
 
 
 def serve(
+    context: typer.Context,
     config: Annotated[
         Path | None, typer.Argument(help="A TOML file; see docs/gateway.md.", metavar="CONFIG.toml")
     ] = None,
@@ -40,6 +41,9 @@ def serve(
         typer.echo(f"key (give it to the client, it is shown once):  {key}")
         typer.echo(f'hash (into the file, under [keys.NAME]):  hash = "{hash_of(key)}"')
         return
+    for name, written in said(context).items() if config else ():
+        if name not in ("config", "check"):
+            raise OptionError(f"{written} beside {config}; say it in the file")
     settings = read_config(config) if config else single(model, scorer, method, host, port)
     if check:
         typer.echo(

@@ -28,6 +28,7 @@ __all__ = [
     "ScorerOption",
     "Sources",
     "loaded",
+    "said",
     "stdout",
     "whole_numbers",
 ]
@@ -58,6 +59,17 @@ def stdout() -> Console:
     """Stdout; a file or pipe is as wide as our tables want."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=120)
+
+
+def said(context: typer.Context) -> dict[str, str]:
+    """What was said on the command line: parameters by name, each as it is written there."""
+    return {
+        parameter.name: max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if parameter.name
+        and (source := context.get_parameter_source(parameter.name)) is not None
+        and source.name == "COMMANDLINE"
+    }
 
 
 def whole_numbers(what: str, text: str) -> tuple[int, ...]:
