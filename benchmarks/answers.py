@@ -58,6 +58,8 @@ def main(folder: Path) -> None:
             correct = told is not None and timed(number, told, gold, times)
             agreed += correct is row[solver]["is_correct"]
             judged += 1
+            if correct is not row[solver]["is_correct"]:
+                print(f"  {solver} says {told!r}, the gold answer is {gold!r}: judged {correct}")
     report("GSM8K verdict = label", agreed, judged, times)
 
     math.equal(answer="\\frac12", other="0.5")  # starts the worker
@@ -66,12 +68,19 @@ def main(folder: Path) -> None:
     counts = [0, 0, 0]
     for i, row in enumerate(problems):
         told, gold = math.extract(row["solution"]) or "", row["answer"]
-        counts[0] += timed(math, told, gold, own)
+        found = timed(math, told, gold, own)
+        counts[0] += found
+        if not found:
+            print(f"  not equal: {told!r} {gold!r}")
         same = timed(math, redressed(told), gold, dressed)
         counts[1] += same
         if not same:
             print(f"  not equal: {told!r} {gold!r}")
-        counts[2] += not timed(math, problems[i - 1]["answer"], gold, unequal)
+        before = problems[i - 1]["answer"]
+        distinct = not timed(math, before, gold, unequal)
+        counts[2] += distinct
+        if not distinct:
+            print(f"  equal: {before!r} {gold!r}, the gold answers of two problems")
     report("MATH-500 boxed = gold", counts[0], len(problems), own)
     report("  the same in another dress", counts[1], len(problems), dressed)
     report("  gold != gold of another problem", counts[2], len(problems), unequal)
