@@ -12,6 +12,7 @@ ItscaleError
 |- RecordingError   (RuntimeError)  a recording that cannot be read or written
 |  `- NotRecordedError              a call the recording lacks, while nothing may be asked live
 |- StoreError       (RuntimeError)  a run folder that cannot be written
+|- ClusterError     (RuntimeError)  workers of a cluster that die again and again
 `- AllFailedError   (RuntimeError)  every candidate of a run failed
 """
 
@@ -23,6 +24,7 @@ from collections.abc import Iterable
 __all__ = [
     "AllFailedError",
     "CalibrationError",
+    "ClusterError",
     "ContextLimitError",
     "ItscaleError",
     "MemoryLimitError",
@@ -84,6 +86,10 @@ class NotRecordedError(RecordingError):
 
 class StoreError(ItscaleError, RuntimeError):
     """A run folder that cannot be written: a full disk, or a file taken away."""
+
+
+class ClusterError(ItscaleError, RuntimeError):
+    """Workers of a cluster that die again and again; every finished run is kept."""
 
 
 class AllFailedError(ItscaleError, RuntimeError):

@@ -21,6 +21,7 @@ import json
 import queue
 import sqlite3
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -32,7 +33,7 @@ from weakref import WeakValueDictionary
 from itscale.budget import Charges
 from itscale.errors import NotRecordedError, RecordingError
 
-__all__ = ["Address", "Kind", "Recorded", "Recording"]
+__all__ = ["Address", "Calls", "Kind", "Recorded", "Recording"]
 
 FORMAT = 1
 APPLICATION = int.from_bytes(b"itsc", "big")
@@ -87,7 +88,73 @@ class _Job:
     done: Future[list[str | None]] = field(default_factory=Future)
 
 
-class Recording:
+class Calls(ABC):
+    """Recorded calls, wherever they are kept. In this process one waits for another's turn at an address."""
+
+    def __init__(self, file: FilePath, *, offline: bool = False) -> None:
+        self.file = file
+        self.offline = offline
+        """Nothing may be asked live, so a missing answer is an error."""
+        self._turns: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
+
+    @abstractmethod
+    async def at(self, addresses: Sequence[Address], texts: Sequence[str] = ()) -> list[str | None]:
+        """What is kept at each address, as text. Where `texts` are given they are kept, each unless
+        something was there before, and what was there before is told.
+
+        Raises:
+            RecordingError: the file cannot be read or written.
+        """
+
+    async def look_up(self, addresses: Sequence[Address]) -> list[Recorded | None]:
+        """What is kept at each address; None where nothing is.
+
+        Raises:
+            RecordingError: the file cannot be read.
+        """
+        return [None if text is None else self._parsed(text) for text in await self.at(addresses)]
+
+    async def keep(self, calls: Mapping[Address, Recorded]) -> list[Recorded]:
+        """Keep answers for good; at each address the answer that counts.
+
+        That is the one given here, unless another process kept one before.
+
+        Raises:
+            RecordingError: the file cannot be written.
+        """
+        texts = [json.dumps([call.answer, dict(call.charges)]) for call in calls.values()]
+        before = await self.at(list(calls), texts)
+        given = zip(before, calls.values(), strict=True)
+        return [call if text is None else self._parsed(text) for text, call in given]
+
+    def turn(self, address: Address) -> asyncio.Lock:
+        """A lock for whoever is about to ask what this address is of, lest two ask at once."""
+        return self._turns.setdefault(address.key, asyncio.Lock())
+
+    async def missing(self, address: Address, name: str, question: str) -> NotRecordedError:
+        """The error for an address without an answer, when nothing may be asked live."""
+        sort = "model" if address.kind == "model" else "scorer"
+        if await self.at([replace(address, key=b"")]) != [None]:
+            return NotRecordedError(
+                f"{self.file} lacks a call of {sort} {name!r} on {question[:60]!r}; run once without "
+                "--offline to record it, or ask as it was recorded"
+            )
+        return NotRecordedError(
+            f"{self.file} has no call of {sort} {name!r}, or it was recorded with other weights or from "
+            "another server; run once without --offline to record it"
+        )
+
+    def _parsed(self, text: str) -> Recorded:
+        try:
+            answer, charges = json.loads(text)
+        except (ValueError, TypeError) as error:
+            raise RecordingError(
+                f"{self.file} is damaged ({error}); restore it from a copy, or record anew"
+            ) from error
+        return Recorded(answer, charges)
+
+
+class Recording(Calls):
     """A recording, open for reading and adding. A context manager: leaving it closes the file.
 
     Args:
@@ -100,11 +167,9 @@ class Recording:
     """
 
     def __init__(self, file: FilePath, *, offline: bool = False) -> None:
-        self.file = file
-        self.offline = offline
+        super().__init__(file, offline=offline)
         self.commits = 0
         """Transactions so far."""
-        self._turns: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
         try:
@@ -115,44 +180,6 @@ class Recording:
             ) from error
         self._thread = Thread(target=self._serve, name="itscale-recording", daemon=True)
         self._thread.start()
-
-    async def look_up(self, addresses: Sequence[Address]) -> list[Recorded | None]:
-        """What is kept at each address; None where nothing is.
-
-        Raises:
-            RecordingError: the file cannot be read.
-        """
-        return [None if text is None else self._parsed(text) for text in await self._ask(_Job(addresses))]
-
-    async def keep(self, calls: Mapping[Address, Recorded]) -> list[Recorded]:
-        """Keep answers for good; at each address the answer that counts.
-
-        That is the one given here, unless another process kept one before.
-
-        Raises:
-            RecordingError: the file cannot be written.
-        """
-        texts = [json.dumps([call.answer, dict(call.charges)]) for call in calls.values()]
-        before = await self._ask(_Job(list(calls), texts))
-        given = zip(before, calls.values(), strict=True)
-        return [call if text is None else self._parsed(text) for text, call in given]
-
-    def turn(self, address: Address) -> asyncio.Lock:
-        """A lock for whoever is about to ask what this address is of, lest two ask at once."""
-        return self._turns.setdefault(address.key, asyncio.Lock())
-
-    async def missing(self, address: Address, name: str, question: str) -> NotRecordedError:
-        """The error for an address without an answer, when nothing may be asked live."""
-        sort = "model" if address.kind == "model" else "scorer"
-        if await self._holds_any_of(address):
-            return NotRecordedError(
-                f"{self.file} lacks a call of {sort} {name!r} on {question[:60]!r}; run once without "
-                "--offline to record it, or ask as it was recorded"
-            )
-        return NotRecordedError(
-            f"{self.file} has no call of {sort} {name!r}, or it was recorded with other weights or from "
-            "another server; run once without --offline to record it"
-        )
 
     def close(self) -> None:
         """Wait for what is being kept, and release the file."""
@@ -168,25 +195,13 @@ class Recording:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    async def _holds_any_of(self, address: Address) -> bool:
-        every = Address(address.kind, address.whose, b"")
-        return (await self._ask(_Job([every]))) != [None]
-
-    async def _ask(self, job: _Job) -> list[str | None]:
+    async def at(self, addresses: Sequence[Address], texts: Sequence[str] = ()) -> list[str | None]:
         if self._closed:
             raise RecordingError(f"the recording {self.file} is closed; open it again")
+        job = _Job(addresses, texts)
         self._jobs.put(job)
         # Shielded, so that a cancelled run still keeps what it has paid for.
         return await asyncio.shield(asyncio.wrap_future(job.done))
-
-    def _parsed(self, text: str) -> Recorded:
-        try:
-            answer, charges = json.loads(text)
-        except (ValueError, TypeError) as error:
-            raise RecordingError(
-                f"{self.file} is damaged ({error}); restore it from a copy, or record anew"
-            ) from error
-        return Recorded(answer, charges)
 
     # -- the thread ---------------------------------------------------------------------------
 

@@ -13,11 +13,14 @@ from typer.testing import CliRunner
 
 from itscale import cli
 from itscale.bench import report
+from itscale.bench.costs import ModelShape, Prices
+from itscale.bench.modelled import on_hardware
 from itscale.bench.report import MOST_BYTES, report_of
 from itscale.bench.store import Run, RunFolder, read_run
 from itscale.bench.sweep import run_sweeps
 from itscale.bench.viewer import Texts, compact
 from itscale.budget import Budget
+from itscale.embedded import REASONER
 from itscale.errors import OptionError
 from itscale.methods import Majority, ParticleFilter
 from itscale.methods.base import Result
@@ -189,7 +192,8 @@ def test_a_browser_draws_it_and_runs_nothing_of_the_data(run: Run, tmp_path: Pat
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium on this machine")
-    page = report_of(run).save(tmp_path / "report.html")
+    prices = Prices({}, {}, {"": ModelShape.read(REASONER / "config.json")})
+    page = report_of(run, on_hardware("h100", prices)).save(tmp_path / "report.html")
     quiet = [
         "--disable-gpu",
         "--no-first-run",
@@ -206,6 +210,9 @@ def test_a_browser_draws_it_and_runs_nothing_of_the_data(run: Run, tmp_path: Pat
     assert "<title>Is thinking worth it &amp; why?</title>" in drawn
     for place in ("cost-chart", "pairs-chart", "anytime-chart", "pass-chart"):
         assert re.search(rf'id="{place}"><svg', drawn), place
+    for law in ("coverage", "saturation", "choice", "verifier"):
+        assert re.search(rf'id="{law}"><h3>[^<]+</h3><figure><svg', drawn), law
+    assert "modelled on h100" in drawn
     assert drawn.count('class="node') > 8
     assert drawn.count("<canvas") == 1
     assert "&lt;/script&gt;&lt;script&gt;" in drawn

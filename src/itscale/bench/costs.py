@@ -37,6 +37,7 @@ __all__ = [
     "modelled_cost",
     "priced",
     "read_prices",
+    "reading_cost",
 ]
 
 
@@ -71,7 +72,7 @@ class ModelShape:
             size = told.get("head_dim") or width // heads
             attention = width * size * (2 * heads + 2 * kv_heads)
             layer = attention + 3 * width * told["intermediate_size"] + 2 * width
-            parameters = layers * layer + width + told["vocab_size"] * width
+            parameters = layers * layer + width + _outputs(told) * width
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OptionError(
                 f"{config} does not tell the shape of a Llama-like model ({error!r}); give its config.json"
@@ -82,6 +83,13 @@ class ModelShape:
             parameters=parameters, layers=layers, heads=heads, kv_heads=kv_heads, head_size=size,
             weight_bytes=stored, kv_bytes=stored,
         )  # fmt: skip
+
+
+def _outputs(config: Mapping[str, Any]) -> int:
+    """Numbers that come out for a token: the vocabulary, or the labels of a classifier."""
+    if any("Classification" in str(name) for name in config.get("architectures") or ()):
+        return len(config.get("id2label") or (0, 1))
+    return int(config["vocab_size"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,14 +126,25 @@ class Modelled:
     """The cost of one run: N samples side by side."""
 
     flops: float
-    attention: float
-    """Share of the operations that is attention, 0 to 1."""
+    attention_flops: float
     kv_traffic_bytes: float
     seconds: float
     """Idealised, alone on the machine."""
     joules: float
     dollars: float
     """Of the machine's time, where it has a price an hour."""
+
+    def __add__(self, other: Modelled) -> Modelled:
+        return Modelled(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def scaled(self, by: float) -> Modelled:
+        """Every amount times `by`."""
+        return Modelled(*(getattr(self, f.name) * by for f in fields(self)))
+
+    @property
+    def attention(self) -> float:
+        """Share of the operations that is attention, 0 to 1."""
+        return self.attention_flops / self.flops if self.flops else 0.0
 
     def equivalent_flops(self, machine: Accelerator) -> float:
         """Kinetics' eFLOPs: operations plus those that the key-value traffic would have had time for."""
@@ -158,7 +177,7 @@ def modelled_cost(
     total = dense * prompt + prompt_attention + float(arithmetic.sum())
     return Modelled(
         flops=total,
-        attention=(prompt_attention + float(attention.sum())) / total if total else 0.0,
+        attention_flops=prompt_attention + float(attention.sum()),
         kv_traffic_bytes=float(kv.sum()),
         seconds=seconds,
         joules=seconds * machine.power_w,
@@ -166,12 +185,33 @@ def modelled_cost(
     )
 
 
+def reading_cost(shape: ModelShape, machine: Accelerator, *, tokens: float, context: float) -> Modelled:
+    """The cost of reading `tokens` tokens in one pass, as a scorer does, each after `context` / 2 others.
+
+    Raises:
+        ValueError: a count is negative.
+    """
+    if min(tokens, context) < 0:
+        raise ValueError(f"{tokens} tokens read in a context of {context}; neither is below 0")
+    size = shape.head_size * shape.layers
+    attention = 4.0 * tokens * (context / 2) * shape.heads * size
+    flops = 2.0 * shape.parameters * tokens + attention
+    kv = 2.0 * shape.kv_bytes * tokens * shape.kv_heads * size
+    weights = shape.parameters * shape.weight_bytes
+    seconds = max(flops / machine.flops, (kv + weights) / machine.bandwidth)
+    return Modelled(
+        flops, attention, kv, seconds, seconds * machine.power_w, seconds / 3600 * machine.usd_per_hour
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """A price file: dollars per million tokens by model spec, and machines of one's own."""
+    """A price file: dollars per million tokens by model spec, machines of one's own, shapes of models."""
 
     models: Mapping[str, Price]
     accelerators: Mapping[str, Accelerator]
+    shapes: Mapping[str, ModelShape]
+    """By spec: of models whose config.json the bench cannot find itself."""
 
     def accelerator(self, name: str) -> Accelerator:
         """A machine of the file, else one of ours.
@@ -213,24 +253,32 @@ def read_prices(file: Path | None) -> Prices:
         bandwidth = 0.9e12
         power_w = 285
         usd_per_hour = 0.4
+        [shapes]
+        "openai:small@http://127.0.0.1:8000/v1" = "small/config.json"     # beside this file
 
     Raises:
         OptionError: the file does not parse (the line is named) or says what is not known.
     """
     if file is None:
-        return Prices({}, {})
+        return Prices({}, {}, {})
     try:
         told = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionError(f"cannot read prices from {file}: {error}; mend it, or give another") from error
     for key in told:
-        if key not in ("models", "accelerators"):
-            raise OptionError(f"{file}: {did_you_mean('key', key, ['models', 'accelerators'])}")
+        if key not in _KEYS or not isinstance(told[key], dict):
+            raise OptionError(f"{file}: {did_you_mean('table', key, _KEYS)}")
     models = {name: _made(file, Price, name, values) for name, values in told.get("models", {}).items()}
     machines = {
         name: _made(file, Accelerator, name, values) for name, values in told.get("accelerators", {}).items()
     }
-    return Prices(models, machines)
+    shapes = {
+        name: ModelShape.read(file.parent / str(where)) for name, where in told.get("shapes", {}).items()
+    }
+    return Prices(models, machines, shapes)
+
+
+_KEYS = ("models", "accelerators", "shapes")
 
 
 def _made(file: Path, kind: Any, name: str, values: Mapping[str, Any]) -> Any:

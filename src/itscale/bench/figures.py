@@ -15,6 +15,8 @@ from itscale.bench.economy import (
     frontier_cost_of_pass,
     pareto_front,
 )
+from itscale.bench.fits import JUDGED, fits, largest_sampled
+from itscale.bench.modelled import Hardware, modelled_figures
 from itscale.bench.paired import Comparison, compare
 from itscale.bench.rows import CellKey, Context, Row
 from itscale.bench.statistics import CellSummary, cells_of, clustered_interval, summarise
@@ -30,8 +32,9 @@ MOST_POINTS = 160
 """Corners of one anytime curve that are drawn."""
 
 
-def figures(run: Run) -> dict[str, Any]:
-    """Contexts, cells, comparisons, difficulty, curves and problems of a run, ready for JSON."""
+def figures(run: Run, hardware: Hardware | None = None) -> dict[str, Any]:
+    """Contexts, cells, comparisons, difficulty, curves and problems of a run, ready for JSON; costs on
+    `hardware` where one is named."""
     by_context: dict[Context, list[Row]] = {}
     for row in run.rows:
         by_context.setdefault(row.context, []).append(row)
@@ -41,7 +44,7 @@ def figures(run: Run) -> dict[str, Any]:
         "starts": len(run.manifest["starts"]),
         "machine": (run.manifest["starts"] or [{}])[-1].get("machine", {}),
         "command": (run.manifest["starts"] or [{}])[-1].get("command", []),
-        "contexts": [_context(run, context, rows) for context, rows in by_context.items()],
+        "contexts": [_context(run, context, rows, hardware) for context, rows in by_context.items()],
         "levels": _levels(by_context),
     }
 
@@ -57,7 +60,7 @@ def headline(summaries: Sequence[CellSummary], rows: Sequence[Row]) -> dict[str,
     return {"best": best.cell, "cheapest": cheapest.cell if cheapest else None}
 
 
-def _context(run: Run, context: Context, rows: Sequence[Row]) -> dict[str, Any]:
+def _context(run: Run, context: Context, rows: Sequence[Row], hardware: Hardware | None) -> dict[str, Any]:
     summaries = summarise(rows, cells_of(rows))
     index = {summary.cell: i for i, summary in enumerate(summaries)}
     head = headline(summaries, rows)
@@ -82,8 +85,16 @@ def _context(run: Run, context: Context, rows: Sequence[Row]) -> dict[str, Any]:
         "bins": _bins(rows, summaries),
         "anytime": {cost: _curves(rows, cost) for cost in costs},
         "frontier": _frontier(rows, costs),
+        "modelled": modelled_figures(rows, summaries, hardware) if hardware else None,
+        "fits": _fits(run, rows, summaries),
         **_problems(run, rows, index),
     }
+
+
+def _fits(run: Run, rows: Sequence[Row], summaries: Sequence[CellSummary]) -> dict[str, Any]:
+    judged = largest_sampled(rows, JUDGED)
+    traces = run.traces(row.key for row in judged) if judged else {}
+    return fits(rows, summaries, easiness(rows), traces)
 
 
 def _costs(rows: Iterable[Row]) -> list[Cost]:

@@ -9,11 +9,9 @@ every fit, to be looked at. Coverage is the unbiased pass@k of the samples, neve
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -32,6 +30,8 @@ __all__ = [
 ]
 
 RESAMPLES = 200
+LOGITS = np.linspace(-9.0, 9.0, 1801)
+"""Of p, among which the fit of a saturation chooses: p to 1 %."""
 FOLDS = 5
 
 
@@ -126,39 +126,31 @@ class Saturation:
 def fit_saturation(budgets: Sequence[int], outcomes: np.ndarray, *, seed: int = 0) -> Saturation:
     """Least squares of mean accuracy on N. `outcomes` is (problems, budgets), linear, 0 to 1.
 
-    Needs scipy (extra `bench`).
-
     Raises:
         ValueError: fewer than two budgets.
     """
     if len(budgets) < 2:
         raise ValueError(f"{len(budgets)} budgets do not show where growth stops; give at least 2")
     n = np.array(budgets, dtype=float)
-    ceiling, rate = _saturation(n, outcomes.mean(axis=0))
-    again = [_saturation(n, rows.mean(axis=0)) for rows in _resampled(outcomes, seed)]
+    means = [outcomes.mean(axis=0), *(rows.mean(axis=0) for rows in _resampled(outcomes, seed))]
+    ceilings, rates = (found.tolist() for found in _saturation(n, np.array(means)))
+    ceiling, rate = ceilings[0], rates[0]
     fitted = ceiling * (1 - (1 - rate) ** n)
     return Saturation(
-        ceiling=_interval(ceiling, [c for c, _ in again]),
-        rate=_interval(rate, [r for _, r in again]),
+        ceiling=_interval(ceiling, ceilings[1:]),
+        rate=_interval(rate, rates[1:]),
         residuals=tuple(map(float, outcomes.mean(axis=0) - fitted)),
     )
 
 
-def _saturation(n: np.ndarray, accuracy: np.ndarray) -> tuple[float, float]:
-    """For a given p the best F_max is linear; p is searched on its logit."""
-    optimise: Any = importlib.import_module("scipy.optimize")  # untyped
-
-    def ceiling_of(logit: float) -> tuple[float, np.ndarray]:
-        growth = 1 - (1 - 1 / (1 + math.exp(-logit))) ** n
-        return min(1.0, float(accuracy @ growth / max(float(growth @ growth), 1e-12))), growth
-
-    def loss(logit: float) -> float:
-        ceiling, growth = ceiling_of(logit)
-        return float(((ceiling * growth - accuracy) ** 2).sum())
-
-    best = optimise.minimize_scalar(loss, bounds=(-9.0, 9.0), method="bounded")
-    logit = float(best.x)
-    return ceiling_of(logit)[0], 1 / (1 + math.exp(-logit))
+def _saturation(n: np.ndarray, accuracies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """F_max and p for each row of `accuracies` (sets, budgets): on a grid of p, for which F_max is linear."""
+    rates = 1 / (1 + np.exp(-LOGITS))
+    growth = 1 - (1 - rates)[:, None] ** n
+    square, product = (growth**2).sum(axis=1), accuracies @ growth.T
+    ceilings = np.minimum(1.0, product / square)
+    best = (ceilings**2 * square - 2 * ceilings * product).argmin(axis=1)
+    return ceilings[np.arange(len(best)), best], rates[best]
 
 
 @dataclass(frozen=True, slots=True)

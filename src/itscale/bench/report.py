@@ -17,6 +17,7 @@ from typing import Any
 
 from itscale.bench.figures import figures
 from itscale.bench.log import full_disk
+from itscale.bench.modelled import Hardware
 from itscale.bench.rows import CellKey, Context, Row, RowKey
 from itscale.bench.statistics import CellSummary, cells_of, summarise
 from itscale.bench.store import Run
@@ -28,7 +29,7 @@ __all__ = ["MOST_BYTES", "Report", "question", "report_of"]
 
 MOST_BYTES = 2_800_000
 """Of the whole page."""
-_SCRIPTS = ("base.js", "charts.js", "sections.js", "problems.js", "trace.js", "main.js")
+_SCRIPTS = ("base.js", "charts.js", "sections.js", "laws.js", "problems.js", "trace.js", "main.js")
 _TRACED_PROBLEMS = 30
 
 
@@ -56,15 +57,15 @@ class Report:
         return file
 
 
-def report_of(run: Run, **more: Any) -> Report:
-    """The page of a run; `more` goes into its data as it is.
+def report_of(run: Run, hardware: Hardware | None = None) -> Report:
+    """The page of a run, with costs modelled on `hardware` if one is named.
 
     Raises:
-        OptionError: the run has no rows yet, or a trace that does not parse.
+        OptionError: the run has no rows yet, a trace does not parse, or a model's shape is not known.
     """
     if not run.rows:
         raise OptionError(f"{run.path} has no finished run yet; start it with itscale bench --resume")
-    data = {**figures(run), **more}
+    data = figures(run, hardware)
     skeleton = _page(run, data, {"texts": [], "runs": []})
     room = MOST_BYTES - len(skeleton.encode())
     traces = _traces(run, data, room)

@@ -123,6 +123,7 @@ class RunFolder:
         try:
             manifest = self._manifest(dict(swept), resume)
             manifest["starts"].append(_start(extent))
+            self._written = manifest
             self.rows: list[Row] = _read_rows(path, manifest)
             _write_json(path / "manifest.json", manifest)
             self._results = AppendLog(path / "results.jsonl")
@@ -163,6 +164,15 @@ class RunFolder:
             StoreError: the file cannot be written; the rows are safe.
         """
         return write_parquet(self.rows, self.path / "results.parquet")
+
+    def ended(self, facts: Mapping[str, Any]) -> None:
+        """Note in the manifest how this start went, when it was not cut short.
+
+        Raises:
+            StoreError: it cannot be written; the rows are safe.
+        """
+        self._written["starts"][-1] |= {"ended_at": _now(), **facts}
+        _write_json(self.path / "manifest.json", self._written)
 
     def close(self) -> None:
         """Release the folder for other processes."""
@@ -256,7 +266,7 @@ def _machine() -> dict[str, Any]:
         "processor": platform.machine(),
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
-        "packages": _versions(("numpy", "torch", "transformers", "scipy", "pyarrow")),
+        "packages": _versions(("numpy", "torch", "transformers", "pyarrow")),
     }
 
 

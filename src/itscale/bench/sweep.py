@@ -141,6 +141,7 @@ async def run_sweeps(
     *,
     on_row: OnRow,
     done: Collection[RowKey] = (),
+    only: Collection[str] | None = None,
     concurrency: int = DEFAULT_CONCURRENCY,
     share: bool = True,
     traces: bool = True,
@@ -156,6 +157,7 @@ async def run_sweeps(
         scorer: judges; None where no method needs one.
         on_row: keeps the row.
         done: keys of rows that exist.
+        only: ids of the problems to run; all by default.
         concurrency: runs in flight.
         share: make equal samples and judgements once. Changes no row but its seconds.
         traces: give `on_row` the traces.
@@ -174,7 +176,9 @@ async def run_sweeps(
     shared = SharedSamples(model) if share else None
     judge = share_scores(scorer) if share and scorer is not None else scorer
     finished = set(done)
-    todo = [(sweep, problem, cell) for sweep, problem, cell, key in _runs(sweeps) if key not in finished]
+    todo = [
+        (sweep, problem, cell) for sweep, problem, cell, key in _runs(sweeps, only) if key not in finished
+    ]
     waiting = Counter(problem.prompt for _, problem, _ in todo)
     queue = iter(todo)
 
@@ -191,11 +195,15 @@ async def run_sweeps(
     return shared.shared_tokens if shared else 0
 
 
-def _runs(sweeps: Sequence[Sweep]) -> Iterator[tuple[Sweep, Problem, Cell, RowKey]]:
+def _runs(
+    sweeps: Sequence[Sweep], only: Collection[str] | None
+) -> Iterator[tuple[Sweep, Problem, Cell, RowKey]]:
     """Problem after problem, the sweeps side by side: seeds of one problem share what they can."""
     for i in range(max(len(sweep.problems) for sweep in sweeps)):
         for sweep in sweeps:
             for problem in sweep.problems[i : i + 1]:
+                if only is not None and problem.id not in only:
+                    continue
                 yield from ((sweep, problem, cell, sweep.key(problem, cell)) for cell in sweep.cells)
 
 

@@ -11,7 +11,7 @@ from itscale.bench.paired import compare
 from itscale.bench.rows import Context, Row
 from itscale.bench.statistics import CellSummary
 
-__all__ = ["comparison", "markdown_table", "results_table"]
+__all__ = ["by_context", "comparison", "markdown_table", "results_table"]
 
 BASELINE = "majority"
 """What others are compared with: the best one can do without a scorer."""
@@ -67,6 +67,14 @@ def markdown_table(summaries: Sequence[CellSummary], title: str) -> str:
         "Tokens (generated), calls and seconds are means per problem; seconds are of runs that overlap.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def by_context(summaries: Iterable[CellSummary]) -> list[list[CellSummary]]:
+    """Those that can be compared together, contexts as they first appear."""
+    groups: dict[Context, list[CellSummary]] = {}
+    for summary in summaries:
+        groups.setdefault(summary.context, []).append(summary)
+    return list(groups.values())
 
 
 def comparison(summaries: Sequence[CellSummary], rows: Iterable[Row]) -> str | None:

@@ -7,7 +7,8 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,31 +17,48 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from itscale.bench.cluster import on_cluster
+from itscale.bench.costs import Prices, priced, read_prices
 from itscale.bench.live import LiveSweep
+from itscale.bench.modelled import Hardware, modelled_tables, on_hardware
 from itscale.bench.plot import save_plots
 from itscale.bench.report import report_of
 from itscale.bench.rows import Row
 from itscale.bench.statistics import summarise
 from itscale.bench.store import DEFAULT_TRACE_MB, RunFolder, read_run
 from itscale.bench.study import MAIN_METHODS, Study, read_study
-from itscale.bench.sweep import DEFAULT_CONCURRENCY, run_sweeps
-from itscale.bench.table import comparison, markdown_table, results_table
+from itscale.bench.sweep import DEFAULT_CONCURRENCY
+from itscale.bench.table import by_context, comparison, markdown_table, results_table
 from itscale.commands.sources import (
     STOPPED_BY_USER,
+    HardwareOption,
     OfflineOption,
+    PricesOption,
     RecordOption,
     Sources,
-    loaded,
     said,
     stdout,
     whole_numbers,
 )
-from itscale.errors import OptionError
+from itscale.commands.sweeping import Cluster, run_study
+from itscale.errors import OptionError, did_you_mean
 from itscale.registry import split_methods
 
 __all__ = ["bench"]
 
-_OF_THE_RUN = {"out", "json_file", "resume", "record", "offline", "task"}
+RUNNERS = ("local", "ray")
+_OF_THE_RUN = {
+    "out",
+    "json_file",
+    "resume",
+    "record",
+    "offline",
+    "task",
+    "runner",
+    "workers",
+    "hardware",
+    "prices",
+}
 """Options that say how a study is run, not what it is; they go with a file."""
 
 
@@ -90,6 +108,14 @@ def bench(
     ] = False,
     record: RecordOption = None,
     offline: OfflineOption = False,
+    runner: Annotated[
+        str, typer.Option(help="local, or ray: problems spread over a Ray cluster; keeps every call.")
+    ] = "local",
+    hardware: HardwareOption = None,
+    prices: PricesOption = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Of a cluster.", show_default="one a GPU, or one a node without any")
+    ] = None,
 ) -> None:
     """Measure methods against budgets on a task: a table, a report, and every row kept.
 
@@ -117,24 +143,33 @@ def bench(
     if resume and out is None:
         raise OptionError("--resume needs the folder of the run; add --out DIR")
     folder = out or Path("runs") / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-    if study.keep_calls:
+    _check_runner(runner, workers)
+    known = read_prices(prices)
+    machine = on_hardware(hardware, known)
+    if machine is not None:
+        for spec in study.models:
+            machine.require(spec)
+    if study.keep_calls or runner == "ray":
         record = record or folder / "calls.sqlite"
     sources = Sources(study.models[0], None, record, offline)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-    with RunFolder(folder, study.swept, study.extent, resume=resume, trace_mb=study.trace_mb) as store:
+    extent = study.extent | {"runner": runner}
+    with RunFolder(folder, study.swept, extent, resume=resume, trace_mb=study.trace_mb) as store:
         stopped, spent = False, ""
         try:
-            spent = _run(study, store, sources)
+            with on_cluster() if runner == "ray" else nullcontext() as ray:
+                spent = _run(study, store, sources, Cluster(ray, workers) if ray else None)
         except KeyboardInterrupt:
             stopped = True
-        _report(study, store, json_file, spent, "so far" if stopped else "")
+        state = "so far" if stopped else ""
+        _report(study, store, json_file, _Wanted(spent, state, known, machine))
         if stopped:
             _say_how_to_resume(store, out)
             raise typer.Exit(STOPPED_BY_USER)
 
 
-def _run(study: Study, store: RunFolder, sources: Sources) -> str:
+def _run(study: Study, store: RunFolder, sources: Sources, cluster: Cluster | None) -> str:
     """Run what the folder lacks; a line on what that took, empty if nothing was lacking."""
     mine = set(study.keys)
     before = [row for row in store.rows if row.key in mine]
@@ -144,28 +179,6 @@ def _run(study: Study, store: RunFolder, sources: Sources) -> str:
         store.keep_problems(sweep.task.name, sweep.problems)
     began, rows_before = datetime.now().astimezone(), len(store.rows)
     done = {row.key for row in before}
-
-    async def run(live: LiveSweep) -> int:
-        def keep(row: Row, trace: Mapping[str, Any] | None) -> None:
-            store.append(row, trace)
-            live.add(row)
-
-        shared = 0
-        for model, scorer, sweeps in study.groups:
-            if all(key in done for sweep in sweeps for key in sweep.keys):
-                continue
-            group = replace(sources, model=model, scorer=scorer if study.scorers else None)
-            async with loaded(group, sweeps[0].methods) as (asked, judge):
-                shared += await run_sweeps(
-                    sweeps,
-                    asked,
-                    judge,
-                    on_row=keep,
-                    done=done,
-                    concurrency=study.concurrency,
-                    traces=study.trace_mb > 0,
-                )
-        return shared
 
     errors = Console(stderr=True)
     errors.print(
@@ -177,27 +190,49 @@ def _run(study: Study, store: RunFolder, sources: Sources) -> str:
     )
     with LiveSweep(study.sweeps, errors) as live:
         live.resume(before)
-        shared = asyncio.run(run(live))
+
+        def keep(row: Row, trace: Mapping[str, Any] | None) -> None:
+            store.append(row, trace)
+            live.add(row)
+
+        effort = asyncio.run(run_study(study, sources, on_row=keep, done=done, cluster=cluster))
+    store.ended(effort.to_json())
     seconds = (datetime.now().astimezone() - began).total_seconds()
     charged = sum(row.usage.generated_tokens for row in store.rows[rows_before:])
     replayed = sum(row.usage.replayed_tokens for row in store.rows[rows_before:])
-    made = charged - shared - replayed
-    freely = f"{shared:,} of them shared, " + (f"{replayed:,} replayed, " if replayed else "")
+    made = charged - effort.shared_tokens - replayed
+    busy = effort.model_busy
+    freely = f"{effort.shared_tokens:,} of them shared, " + (f"{replayed:,} replayed, " if replayed else "")
     return (
         f"{len(store.rows) - rows_before:,} runs in {seconds:,.0f} s; {charged:,} tokens charged, "
         f"{freely}{made:,} generated ({made / seconds:,.0f} a second)"
+        + ("" if busy is None else f"; the model computed {busy:.0%} of the time")
     )
 
 
-def _report(study: Study, store: RunFolder, json_file: Path | None, spent: str, state: str) -> None:
-    """Table to stdout and table.md, plot beside it, one JSON object a cell; where everything is."""
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What the end of a run shows beside its rows."""
+
+    spent: str
+    state: str
+    prices: Prices
+    machine: Hardware | None
+
+
+def _report(study: Study, store: RunFolder, json_file: Path | None, wanted: _Wanted) -> None:
+    """Tables to stdout and table.md, plot beside it, one JSON object a cell; where everything is."""
     console = stdout()
     mine = set(study.keys)
-    rows = [row for row in store.rows if row.key in mine]
+    rows = priced([row for row in store.rows if row.key in mine], wanted.prices)
     summaries = summarise(rows, study.cells)
-    title = f"{study.what} ({state})" if state else study.what
-    console.print(results_table(summaries, title))
-    (store.path / "table.md").write_text(markdown_table(summaries, title), encoding="utf-8")
+    title = f"{study.what} ({wanted.state})" if wanted.state else study.what
+    tables = [(results_table(summaries, title), markdown_table(summaries, title))]
+    if wanted.machine is not None and rows:
+        tables += modelled_tables(rows, by_context(summaries), wanted.machine)
+    for table, _ in tables:
+        console.print(table)
+    (store.path / "table.md").write_text("\n".join(text for _, text in tables), encoding="utf-8")
     failures = [row.error for row in rows if row.error is not None]
     plots = save_plots(summaries, title, store.path)
     columns = store.export()
@@ -207,12 +242,12 @@ def _report(study: Study, store: RunFolder, json_file: Path | None, spent: str, 
     ]
     lines = [
         comparison(summaries, rows),
-        spent,
+        wanted.spent,
         f"{len(failures)} failed runs count as wrong; the last: {failures[-1]}" if failures else None,
         f"plot: {plots[0]}" if plots else None,
         f'{" and ".join(missing)} is not installed; pip install "itscale[bench]"' if missing else None,
         f"rows: {store.path / 'results.jsonl'}",
-        f"report: {report_of(read_run(store.path)).save(store.path / 'report.html')}" if rows else None,
+        f"report: {_page(store, wanted)}" if rows else None,
     ]
     if json_file is not None:
         text = "".join(json.dumps(summary.to_json()) + "\n" for summary in summaries)
@@ -222,10 +257,27 @@ def _report(study: Study, store: RunFolder, json_file: Path | None, spent: str, 
         console.print(Text(line), soft_wrap=True)
 
 
+def _page(store: RunFolder, wanted: _Wanted) -> Path:
+    run = read_run(store.path)
+    run = replace(run, rows=priced(run.rows, wanted.prices))
+    return report_of(run, wanted.machine).save(store.path / "report.html")
+
+
 def _say_how_to_resume(store: RunFolder, out: Path | None) -> None:
     arguments = [*sys.argv[1:], *([] if out else ["--out", str(store.path)])]
     again = shlex.join(["itscale", *arguments, *([] if "--resume" in arguments else ["--resume"])])
     typer.echo(f"stopped; {len(store.rows)} finished runs are kept. Go on with: {again}", err=True)
+
+
+def _check_runner(runner: str, workers: int | None) -> None:
+    if runner not in RUNNERS:
+        raise OptionError(did_you_mean("runner", runner, RUNNERS))
+    if workers is not None and (runner == "local" or workers < 1):
+        raise OptionError(
+            "--workers says how many on a cluster; give at least 1, beside --runner ray"
+            if runner == "ray"
+            else "--workers is for a cluster; add --runner ray, or use --concurrency"
+        )
 
 
 def _refuse_doubled_options(context: typer.Context, file: str) -> None:

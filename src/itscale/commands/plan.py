@@ -17,7 +17,7 @@ from itscale.bench.laws import fit_coverage
 from itscale.bench.plan import Option, plan_for
 from itscale.bench.rows import Context, Row
 from itscale.bench.store import read_run
-from itscale.commands.sources import stdout
+from itscale.commands.sources import PricesOption, stdout
 from itscale.errors import OptionError, did_you_mean
 
 __all__ = ["plan"]
@@ -28,9 +28,7 @@ def plan(
     target: Annotated[float, typer.Option(help="Share of problems to be right, 0 to 1.")],
     cost: Annotated[str, typer.Option(help="tokens, calls, seconds or dollars.")] = "tokens",
     problems: Annotated[int, typer.Option(help="How many you will ask.")] = 1000,
-    prices: Annotated[
-        Path | None, typer.Option(help="A price file (TOML), for dollars.", metavar="FILE")
-    ] = None,
+    prices: PricesOption = None,
 ) -> None:
     """What should I run for this accuracy, and what will it cost?
 

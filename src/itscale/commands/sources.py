@@ -15,19 +15,22 @@ from itscale.errors import OptionError
 from itscale.methods.base import Method
 from itscale.models.base import Model
 from itscale.models.recorded import RecordedModel
-from itscale.recording import Recording
+from itscale.recording import Calls, Recording
 from itscale.registry import load_model, load_scorer
 from itscale.scorers.base import Scorer
 from itscale.scorers.recorded import record_scores
 
 __all__ = [
     "STOPPED_BY_USER",
+    "HardwareOption",
     "ModelOption",
     "OfflineOption",
+    "PricesOption",
     "RecordOption",
     "ScorerOption",
     "Sources",
     "loaded",
+    "remembering",
     "said",
     "stdout",
     "whole_numbers",
@@ -36,6 +39,16 @@ __all__ = [
 STOPPED_BY_USER = 130
 """Exit code after Ctrl-C."""
 
+HardwareOption = Annotated[
+    str | None,
+    typer.Option(help="Also model costs on this machine: h100, or one of the price file.", metavar="NAME"),
+]
+PricesOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Dollars a token, machines, shapes of models (TOML; see docs/bench.md).", metavar="FILE"
+    ),
+]
 ModelOption = Annotated[str, typer.Option("--model", help="See: itscale list models", metavar="SPEC")]
 ScorerOption = Annotated[
     str | None,
@@ -109,18 +122,27 @@ class Sources:
 @asynccontextmanager
 async def loaded(sources: Sources, methods: Sequence[Method]) -> AsyncIterator[tuple[Model, Scorer | None]]:
     """Model and scorer, closed afterwards; no scorer is loaded that nobody asks for."""
-    needed = sources.scorer is not None or any(method.scorer_kind != "none" for method in methods)
     with sources.recording() as recording:
-        model = load_model(sources.model)
+        async with remembering(sources, methods, recording) as pair:
+            yield pair
+
+
+@asynccontextmanager
+async def remembering(
+    sources: Sources, methods: Sequence[Method], calls: Calls | None
+) -> AsyncIterator[tuple[Model, Scorer | None]]:
+    """The same with a recording that somebody else has open, or none."""
+    needed = sources.scorer is not None or any(method.scorer_kind != "none" for method in methods)
+    model = load_model(sources.model)
+    try:
+        judge = load_scorer(sources.judge) if needed else None
         try:
-            judge = load_scorer(sources.judge) if needed else None
-            try:
-                if recording is None:
-                    yield model, judge
-                else:
-                    yield RecordedModel(model, recording), judge and record_scores(judge, recording)
-            finally:
-                if judge is not None:
-                    await judge.close()
+            if calls is None:
+                yield model, judge
+            else:
+                yield RecordedModel(model, calls), judge and record_scores(judge, calls)
         finally:
-            await model.close()
+            if judge is not None:
+                await judge.close()
+    finally:
+        await model.close()

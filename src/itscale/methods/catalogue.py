@@ -34,8 +34,6 @@ from itscale.methods import (
     ParticleGibbs,
     PrunedMajority,
     Rebase,
-    ResampleMove,
-    RevisionSMC,
     RoundRobin,
     Sample,
     SegmentTree,
@@ -91,8 +89,6 @@ METHODS: Mapping[str, type[Method]] = {
         EntropicParticleFilter,
         SMCBeam,
         ParticleCascade,
-        ResampleMove,
-        RevisionSMC,
         ParticleGibbs,
         ParallelTempering,
     )

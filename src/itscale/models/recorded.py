@@ -25,7 +25,7 @@ from itscale.budget import Charges, Ledger
 from itscale.errors import OptionError
 from itscale.models.base import Model, WrappedModel
 from itscale.randomness import Randomness, Seeded, SomeChildren
-from itscale.recording import Address, Recorded, Recording
+from itscale.recording import Address, Calls, Recorded
 from itscale.types import End, Path, Sampling, Step, Until
 
 __all__ = ["RecordedModel"]
@@ -40,7 +40,7 @@ class RecordedModel(WrappedModel):
         OptionError: the draws are not those of a seed (an enumerator's, say).
     """
 
-    def __init__(self, model: Model, recording: Recording) -> None:
+    def __init__(self, model: Model, recording: Calls) -> None:
         super().__init__(model)
         self._recording = recording
         self._identity = model.identity

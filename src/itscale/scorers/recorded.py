@@ -12,7 +12,7 @@ from typing import Any
 
 from itscale.budget import Ledger
 from itscale.errors import ScorerError
-from itscale.recording import Address, Kind, Recorded, Recording
+from itscale.recording import Address, Calls, Kind, Recorded
 from itscale.scorers.base import (
     ComparisonScorer,
     OutcomeScorer,
@@ -29,7 +29,7 @@ __all__ = ["RecordedComparisonScorer", "RecordedOutcomeScorer", "RecordedProcess
 class _Remembered:
     """What all kinds share. Closing closes the scorer, and leaves the recording open."""
 
-    def __init__(self, scorer: Scorer, recording: Recording) -> None:
+    def __init__(self, scorer: Scorer, recording: Calls) -> None:
         self.name, self.calls_each = scorer.name, scorer.calls_each
         self._scorer = scorer
         self._recording = recording
@@ -81,7 +81,7 @@ class _Remembered:
 class RecordedProcessScorer(_Remembered, ProcessScorer):
     """A process scorer, asked only for what `recording` lacks; it also raises RecordingError."""
 
-    def __init__(self, scorer: ProcessScorer, recording: Recording) -> None:
+    def __init__(self, scorer: ProcessScorer, recording: Calls) -> None:
         super().__init__(scorer, recording)
         self._inner = scorer
 
@@ -100,7 +100,7 @@ class RecordedProcessScorer(_Remembered, ProcessScorer):
 class RecordedOutcomeScorer(_Remembered, OutcomeScorer):
     """An outcome scorer, asked only for what `recording` lacks; it also raises RecordingError."""
 
-    def __init__(self, scorer: OutcomeScorer, recording: Recording) -> None:
+    def __init__(self, scorer: OutcomeScorer, recording: Calls) -> None:
         super().__init__(scorer, recording)
         self._inner = scorer
 
@@ -119,7 +119,7 @@ class RecordedOutcomeScorer(_Remembered, OutcomeScorer):
 class RecordedComparisonScorer(_Remembered, ComparisonScorer):
     """A comparison scorer, asked only for what `recording` lacks; it also raises RecordingError."""
 
-    def __init__(self, scorer: ComparisonScorer, recording: Recording) -> None:
+    def __init__(self, scorer: ComparisonScorer, recording: Calls) -> None:
         super().__init__(scorer, recording)
         self._inner = scorer
 
@@ -140,7 +140,7 @@ def _said(step: Step) -> tuple[Any, ...]:
     return (step.token_ids, step.text, step.reasoning, step.end, *calls)
 
 
-def record_scores(scorer: Scorer, recording: Recording) -> Scorer:
+def record_scores(scorer: Scorer, recording: Calls) -> Scorer:
     """The scorer, remembering its judgements in a recording."""
     if isinstance(scorer, ProcessScorer):
         return RecordedProcessScorer(scorer, recording)

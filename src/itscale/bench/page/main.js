@@ -15,6 +15,7 @@ function showAll() {
   showPairs(context);
   showDifficulty(context, chosenContext);
   showEconomy(context);
+  showLaws(context);
   showModels(context);
   showProblems(context, chosenContext);
   viewer.context = chosenContext;

@@ -120,15 +120,17 @@ function showModels(context) {
   section.hidden = !model;
   if (!model) return;
   const table = put(empty($("models-body")), "table"), top = put(put(table, "thead"), "tr");
-  for (const head of ["method", "N", ...model.columns]) put(top, "th", {}, head);
+  for (const head of ["method", "N", ...model.measured]) put(top, "th", {}, head);
+  model.columns.forEach((head, i) => put(top, "th", { class: i ? null : "cut" }, head));
   const body = put(table, "tbody");
   context.cells.forEach((c, i) => {
     const first = context.cells[i - 1]?.method !== c.method;
     const row = put(body, "tr", { class: first ? "first" : "" });
     put(row, "td", {}, first ? shorten(c.method, 34) : "");
     put(row, "td", {}, String(c.n));
-    for (const text of model.rows[i]) put(row, "td", {}, text);
+    model.rows[i].forEach((text, k) => put(row, "td", { class: k === model.measured.length ? "cut" : null }, text));
   });
+  section.querySelector("h2").textContent = `Measured, and modelled on ${model.hardware}`;
   $("models-note").textContent = model.note;
 }
 
