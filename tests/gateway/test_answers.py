@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from itscale.errors import ContextLimitError
+from itscale.gateway.envelope import confidence
 from itscale.models.fake import FakeModel
+from itscale.scorers.answers import AnswerKind
+from itscale.types import Candidate, Path, Prompt
 from tests.gateway.worlds import MESSAGES, World, toy, within
 
 
@@ -106,6 +112,23 @@ def test_confidence_is_the_share_of_the_vote():
     block = said["itscale"]
     share = sum(c["answer"] == block["answer"] for c in block["candidates"]) / 16
     assert block["confidence"] == pytest.approx(share)
+
+
+def test_a_slow_comparison_of_answers_does_not_hold_up_the_gateway():
+    """Where answers are compared and not only spelled, the vote behind the confidence is held elsewhere."""
+    threads: list[threading.Thread] = []
+
+    def same(*, answer: str, other: str) -> bool:
+        threads.append(threading.current_thread())
+        return True
+
+    root = Path.root(Prompt.user("hi"))
+    candidates = [Candidate(root, answer) for answer in ("1/2", "0.5", None)]
+    kind = AnswerKind("slow", lambda text: text, same=same)
+    result: Any = SimpleNamespace(answer="1/2", candidates=candidates, chosen=0, answer_kind=kind)
+    assert asyncio.run(confidence(result)) == pytest.approx(2 / 3, abs=1e-6)
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,21 @@ def test_a_broken_configuration_is_refused_with_the_closest_known_name(tmp_path:
     assert read_config(file).models["m"].spec == "embedded"
 
 
+def test_all_workers_together_keep_to_the_limits():
+    """Each has an equal share of them, and none is left without."""
+    models = {"toy": {"spec": "embedded", "concurrency": 10, "queue": 5, "calls": 7}}
+    config = Config.model_validate({"server": {"workers": 3, "concurrency": 8, "queue": 2}, "models": models})
+    config.check()
+    mine = config.share(3)
+    toy_entry = mine.models["toy"]
+    assert (mine.server.concurrency, mine.server.queue) == (2, 0)
+    assert (toy_entry.concurrency, toy_entry.queue, toy_entry.calls) == (3, 1, 2)
+    assert config.share(1) == config
+    few = Config.model_validate({"server": {"workers": 9, "concurrency": 8}, "models": models})
+    with pytest.raises(OptionError, match=r"server\.concurrency is 8 for 9 workers"):
+        few.check()
+
+
 def test_without_a_file_one_model_is_served():
     """The model's own name, its scorer, and the method under the name default."""
     config = single("openai:a/b@http://h/v1", None, "majority", "127.0.0.1", 1)

@@ -120,6 +120,25 @@ def test_a_stream_passes_byte_for_byte():
     assert response.headers["content-type"].startswith("text/event-stream")
 
 
+@pytest.mark.parametrize("size", [1, 5, 64, 10**6])
+@pytest.mark.parametrize("end", [b"\n\ndata: [DONE]\n\n", b"\r\n\r\n", b""])
+def test_the_usage_of_a_passed_stream_is_counted_however_its_bytes_are_cut(size: int, end: bytes):
+    """Split anywhere, without an end of its line too; of a stream that counts on, the last one counts."""
+    early = b'data: {"choices":[{"delta":{}}],"usage":{"prompt_tokens":7,"completion_tokens":1}}\n\n'
+    last = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":5}}'
+    sent = early + last + end
+
+    async def ask(world: World) -> Any:
+        world.upstream.pieces = [sent[i : i + size] for i in range(0, len(sent), size)]
+        response = await world.chat("far", stream=True)
+        return response.content, (await world.client.get("/metrics")).text
+
+    content, metrics = within(ask)
+    assert content == sent
+    assert 'itscale_tokens_total{kind="generated",method="none",model="far"} 5.0' in metrics
+    assert 'itscale_tokens_total{kind="prompt",method="none",model="far"} 7.0' in metrics
+
+
 def test_a_method_on_a_server_model_reports_upstream_refusals_too():
     """A refusal of every candidate is the refusal, with the server's status."""
 

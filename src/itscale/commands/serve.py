@@ -16,7 +16,11 @@ __all__ = ["serve"]
 def serve(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Argument(help="A TOML file; see docs/gateway.md.", metavar="CONFIG.toml")
+        Path | None,
+        typer.Argument(
+            help="A TOML file; see docs/gateway.md. Its limits are of all workers together.",
+            metavar="CONFIG.toml",
+        ),
     ] = None,
     model: ModelOption = "embedded",
     scorer: ScorerOption = None,

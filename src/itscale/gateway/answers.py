@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
@@ -99,7 +99,7 @@ async def answered(
     asking: Asking,
     served: ServedModel,
     job: Callable[[], Any],
-    envelope: Callable[[Job, list[Result]], dict[str, Any]],
+    envelope: Callable[[Job, list[Result]], Awaitable[dict[str, Any]]],
 ) -> Response:
     """Run a job while the client waits, and send the whole answer."""
     options = asking.plan().options.model_dump(exclude_defaults=True)
@@ -114,7 +114,7 @@ async def answered(
             made: Job = await job()
             results = await run_all(made)
             _note(asking, results)
-            return envelope(made, results)
+            return await envelope(made, results)
 
     said = await connected(asking.request.receive, work())
     gateway.cache.put(key, said)

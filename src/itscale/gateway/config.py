@@ -43,7 +43,7 @@ class Server(Strict):
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     concurrency: Positive = 256
-    """Requests answered at once, in each worker."""
+    """Requests answered at once. Every limit here is of all workers together: each has an equal share."""
     queue: Annotated[int, Field(ge=0)] = 1024
     """Requests that may wait beyond those; more are answered with 429."""
     max_body_bytes: Positive = 20 * 1024 * 1024
@@ -167,10 +167,32 @@ class Config(Strict):
             _known(f"scorer of presets.{name}", preset.scorer, self.scorers)
             if name in self.models:
                 raise OptionError(f"{name!r} is a model and a preset; rename one of them")
+        workers, named = self.server.workers, [("server.concurrency", self.server.concurrency)]
+        for name, model in self.models.items():
+            named += [
+                (f"models.{name}.concurrency", model.concurrency),
+                (f"models.{name}.calls", model.calls),
+            ]
+        for what, amount in named:
+            if amount < workers:
+                raise OptionError(f"{what} is {amount} for {workers} workers; give each at least 1")
         if self.server.workers > 1 and self.keys and self.server.accounts is None:
             raise OptionError(
                 "several workers share rates and budgets in a file; set server.accounts = 'accounts.sqlite'"
             )
+
+    def share(self, workers: int) -> Config:
+        """What each of so many workers keeps to, so that all of them together keep to this."""
+        models = {
+            name: model.model_copy(
+                update={n: getattr(model, n) // workers for n in ("concurrency", "queue", "calls")}
+            )
+            for name, model in self.models.items()
+        }
+        server = self.server.model_copy(
+            update={n: getattr(self.server, n) // workers for n in ("concurrency", "queue")}
+        )
+        return self.model_copy(update={"server": server, "models": models})
 
 
 def _known(what: str, name: str | None, names: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ not shown are `completion_tokens_details.reasoning_tokens`, as with a model that
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Sequence
@@ -43,7 +44,7 @@ class Envelope:
             **fields,
         }
 
-    def chat(self, job: Job, results: Sequence[Result]) -> dict[str, Any]:
+    async def chat(self, job: Job, results: Sequence[Result]) -> dict[str, Any]:
         """The whole answer to a chat request."""
         choices = [
             {
@@ -54,15 +55,15 @@ class Envelope:
             }
             for i, result in enumerate(results)
         ]
-        return self.of(choices=choices, usage=usage_of(results), itscale=block(job, results))
+        return self.of(choices=choices, usage=usage_of(results), itscale=await block(job, results))
 
-    def completion(self, job: Job, results: Sequence[Result]) -> dict[str, Any]:
+    async def completion(self, job: Job, results: Sequence[Result]) -> dict[str, Any]:
         """The whole answer to a completion request."""
         choices = [
             {"index": i, "text": result.text, "logprobs": None, "finish_reason": finish_of(result)}
             for i, result in enumerate(results)
         ]
-        return self.of(choices=choices, usage=usage_of(results), itscale=block(job, results))
+        return self.of(choices=choices, usage=usage_of(results), itscale=await block(job, results))
 
 
 def _message(path: Path) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def usage_of(results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def block(job: Job, results: Sequence[Result]) -> dict[str, Any]:
+async def block(job: Job, results: Sequence[Result]) -> dict[str, Any]:
     """How the answer came about; the top level speaks of the first choice."""
     first = results[0]
     said: dict[str, Any] = {
@@ -121,22 +122,22 @@ def block(job: Job, results: Sequence[Result]) -> dict[str, Any]:
         "scorer": job.plan.scorer,
         "temperature": job.method.temperature,
         "generations": job.plan.budget.generations if job.method.scales else 1,
-        **_about(job, first),
+        **await _about(job, first),
         "spend": _spend([r.usage for r in results]),
     }
     if len(results) > 1:
-        said["choices"] = [_about(job, result) for result in results]
+        said["choices"] = [await _about(job, result) for result in results]
     return said
 
 
-def _about(job: Job, result: Result) -> dict[str, Any]:
+async def _about(job: Job, result: Result) -> dict[str, Any]:
     chosen = result.candidates[result.chosen]
     about: dict[str, Any] = {
         "seed": result.seed,
         "stop_reason": result.stop_reason.value,
         "answer": result.answer,
         **({} if result.degraded is None else {"degraded": result.degraded}),
-        "confidence": confidence(result),
+        "confidence": await confidence(result),
         "score": chosen.score,
         "ess": result.ess,
         "log_evidence": result.log_evidence,
@@ -154,19 +155,21 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
     return dict(candidate.to_json())
 
 
-def confidence(result: Result) -> float | None:
+async def confidence(result: Result) -> float | None:
     """The chosen answer's share of the vote, by weight where the method gives weights; None without
-    an answer to vote on."""
+    an answer to vote on. A slow comparison (of mathematics) does not hold up other requests."""
     if result.answer is None or len(result.candidates) < 2:
         return None
     weights = [c.weight for c in result.candidates]
     known = [w for w in weights if w is not None]
-    clusters = tally(
-        [c.answer for c in result.candidates],
-        [w or 0.0 for w in weights] if len(known) == len(weights) else None,
-        kind=result.answer_kind,
-    )
-    total = sum(known) if len(known) == len(weights) else float(len(result.candidates))
+    weighed = len(known) == len(weights)
+    told = [c.answer for c in result.candidates], known if weighed else None
+    kind = result.answer_kind
+    if kind.same is None:
+        clusters = tally(*told, kind=kind)
+    else:
+        clusters = await asyncio.to_thread(tally, *told, kind=kind)
+    total = sum(known) if weighed else float(len(result.candidates))
     mine = next((c.votes for c in clusters if result.chosen in c.members), 0.0)
     return round(mine / total, 6) if total else None
 

@@ -100,7 +100,7 @@ class _Shell:
             "content": content,
         }
 
-    def whole(self, job: Job, results: Sequence[Result]) -> dict[str, Any]:
+    async def whole(self, job: Job, results: Sequence[Result]) -> dict[str, Any]:
         """The complete response."""
         [result] = results
         cut = finish_of(result) == "length"
@@ -117,7 +117,7 @@ class _Shell:
                 "output_tokens_details": spent["completion_tokens_details"],
                 "total_tokens": spent["total_tokens"],
             },
-            itscale=block(job, results),
+            itscale=await block(job, results),
         )
 
     async def events(
@@ -148,7 +148,7 @@ class _Shell:
                     yield event("response.output_text.delta", **at, delta=item.text, logprobs=[])
                 elif isinstance(item, Ended):
                     ended([item.result])
-                    text, whole = item.result.text, self.whole(job, [item.result])
+                    text, whole = item.result.text, await self.whole(job, [item.result])
                     yield event("response.output_text.done", **at, text=text, logprobs=[])
                     yield event("response.content_part.done", **at, part={**part, "text": text})
                     yield event("response.output_item.done", output_index=0, item=whole["output"][0])

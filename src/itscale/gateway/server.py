@@ -33,10 +33,12 @@ LOOK_S = 1.0
 
 
 class ServedGateway(Gateway):
-    """The application in a process of its own, which it hears the signals of."""
+    """The application in a process of its own, which it hears the signals of: a worker, with its share of
+    the limits."""
 
     def __init__(self, config: Config, file: Path | None) -> None:
-        super().__init__(Runtime(config))
+        self._workers = config.server.workers
+        super().__init__(Runtime(config.share(self._workers)))
         self._file = file
         self._seen = self._stamp()
         self._watching: asyncio.Task[None] | None = None
@@ -77,7 +79,7 @@ class ServedGateway(Gateway):
             hung_up.clear()
             self._seen = self._stamp()
             try:
-                await self.reload(read_config(file))
+                await self.reload(read_config(file).share(self._workers))
                 LOG.info("configuration read again")
             except ItscaleError as error:
                 LOG.error("configuration refused; the old one stays", extra={"fields": {"why": str(error)}})

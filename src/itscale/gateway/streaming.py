@@ -116,7 +116,7 @@ async def chat_events(
                 for i, call in enumerate(tool_calls_of(path)):
                     yield chunk(item.choice, {"tool_calls": [{"index": i, **call}]})
                 last = len(results) == len(job.seeds)
-                told = {"itscale": block(job, [results[i] for i in sorted(results)])} if last else {}
+                told = {"itscale": await block(job, [results[i] for i in sorted(results)])} if last else {}
                 yield chunk(item.choice, {}, finish_of(item.result), **told)
             elif said := progress.bytes_for(item):
                 yield said
@@ -147,7 +147,7 @@ async def completion_events(
             elif isinstance(item, Ended):
                 results[item.choice] = item.result
                 last = len(results) == len(job.seeds)
-                told = {"itscale": block(job, [results[i] for i in sorted(results)])} if last else {}
+                told = {"itscale": await block(job, [results[i] for i in sorted(results)])} if last else {}
                 yield chunk(item.choice, "", finish_of(item.result), **told)
             else:
                 yield progress.bytes_for(item) or b": itscale\n\n"

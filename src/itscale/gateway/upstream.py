@@ -25,6 +25,8 @@ __all__ = ["Passed", "ask", "stream", "usage_in"]
 _AGENT = f"itscale/{__version__}"
 CONNECT_S = 10.0
 _MOST_BYTES = 256 * 1024 * 1024
+_LONGEST_LINE = 1024 * 1024
+"""Of a stream; a longer one is passed on as it is and not read for its usage."""
 
 
 class Passed:
@@ -74,14 +76,14 @@ async def stream(
     async with _response(served, route, await _renamed(served, body, said)) as response:
         hidden = count and not asked
         pieces = _events(response) if hidden else _raw(response)
+        reading = _Reading(counted)
         try:
             async with aclosing(pieces):
                 async for piece in pieces:
-                    if b'"usage"' in piece and (counts := _usage_in_events(piece)) is not None:
-                        counted[:] = [counts]
-                        if hidden and b'"choices":[]' in piece.replace(b" ", b""):
-                            continue
-                    yield piece
+                    told = reading.read(piece)
+                    if not (hidden and told and b'"choices":[]' in piece.replace(b" ", b"")):
+                        yield piece
+                reading.read(b"\n")
         except httpx.RequestError as error:
             raise _broken(served, error) from None
 
@@ -192,10 +194,22 @@ def usage_in(raw: bytes) -> Counts | None:
     return counts_in(said) if isinstance(said, dict) else None
 
 
-def _usage_in_events(piece: bytes) -> Counts | None:
-    for line in reversed(piece.split(b"\n")):
-        if line.startswith(b"data:") and b'"usage"' in line:
-            counts = usage_in(line[5:].strip())
-            if counts is not None:
-                return counts
-    return None
+class _Reading:
+    """Reads along in a stream of events for what it says it took, however its bytes are cut."""
+
+    def __init__(self, counted: list[Counts]) -> None:
+        self._counted = counted
+        self._line = b""
+        """The beginning of a line whose end is still to come."""
+
+    def read(self, piece: bytes) -> bool:
+        """Take a piece in; whether a usage was in it, which then is the one that counts."""
+        whole, end, rest = (self._line + piece if self._line else piece).rpartition(b"\n")
+        self._line = rest if len(rest) <= _LONGEST_LINE else b""
+        told = False
+        if end and b'"usage"' in whole:
+            for line in whole.split(b"\n"):
+                if line.startswith(b"data:") and b'"usage"' in line and (found := usage_in(line[5:].strip())):
+                    self._counted[:] = [found]
+                    told = True
+        return told
