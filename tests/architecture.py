@@ -29,7 +29,7 @@ ROWS: list[list[str]] = [
     ["registry"],
     ["bench"],
     ["gateway"],
-    ["explain", "listing", "doctor"],
+    ["explain", "listing", "doctor", "integrations"],
     ["commands"],
     ["cli"],
 ]

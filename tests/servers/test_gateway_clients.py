@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import pytest
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 HOME = Path(os.environ.get("ITSCALE_SERVERS", ".servers")).absolute()
+ROOT = Path(__file__).parents[2]
 QUESTION = "Make 45 from 3, 7, 12, 23."
 MODEL = "majority:n=4/embedded"
 
@@ -28,19 +30,29 @@ MODEL = "majority:n=4/embedded"
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """`itscale serve` on the embedded model, ready."""
+    yield from started(["-c", "from itscale.cli import main; main()", "serve", "--port"], "/ready")
+
+
+@pytest.fixture
+def stub_url() -> Iterator[str]:
+    """A chat server that always has something to say."""
+    yield from started([str(ROOT / "benchmarks/gateway/stub.py")], "/v1/models")
+
+
+def started(command: list[str], path: str) -> Iterator[str]:
+    """The /v1 of a server whose last argument is its port, from when it answers at `path`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-c", "from itscale.cli import main; main()", "serve", "--port", str(port)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, *command, str(port)], stderr=subprocess.DEVNULL)
     base = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 120
         while True:
-            assert process.poll() is None, "the gateway ended at its start"
-            assert time.monotonic() < deadline, "the gateway did not become ready"
+            assert process.poll() is None, "the server ended at its start"
+            assert time.monotonic() < deadline, "the server did not become ready"
             try:
-                if httpx.get(f"{base}/ready", timeout=5).status_code == 200:
+                if httpx.get(f"{base}{path}", timeout=5).status_code == 200:
                     break
             except httpx.TransportError:
                 pass
@@ -163,6 +175,41 @@ assert usage.output_tokens > 0
 print("usage", usage.input_tokens, usage.output_tokens, log.samples[0].output.completion)
 """
     assert "Answer: " in told_by("inspect", script, url, tmp_path)
+
+
+def test_a_method_is_a_model_of_inspect_ai(stub_url: str, tmp_path: Path):
+    """The provider is found by its entry point; the log has what was spent, the output how it was found; what
+    is not honoured is refused by name."""
+    found = tmp_path / "site/itscale-0.dist-info"
+    found.mkdir(parents=True)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    [(name, where)] = project["entry-points"]["inspect_ai"].items()
+    (found / "METADATA").write_text("Metadata-Version: 2.1\nName: itscale\nVersion: 0\n")
+    (found / "entry_points.txt").write_text(f"[inspect_ai]\n{name} = {where}\n")
+    script = f"""
+import os, sys
+sys.path[:0] = [{str(found.parent)!r}, {str(ROOT / "src")!r}]
+from inspect_ai import Task, eval
+from inspect_ai.dataset import Sample
+from inspect_ai.scorer import includes
+task = Task(dataset=[Sample(input=os.environ["QUESTION"], target="45")], scorer=includes())
+def ask(**config):
+    [log] = eval(task, model="itscale/openai:stub@" + os.environ["GATEWAY"], display="none", log_dir="logs",
+                 model_args=dict(method="majority", n=4), seed=1, **config)
+    return log
+log = ask()
+assert log.status == "success", log.error
+output = log.samples[0].output
+usage = next(iter(log.stats.model_usage.values()))
+assert len(output.metadata["candidates"]) == 4, output.metadata
+assert usage.output_tokens == sum(c["tokens"] for c in output.metadata["candidates"])
+assert usage.total_tokens == usage.input_tokens + (usage.input_tokens_cache_read or 0) + usage.output_tokens
+assert ask().samples[0].output.completion == output.completion  # one seed, one answer
+refused = ask(logprobs=True)
+assert refused.status == "error" and "logprobs is not honoured" in refused.error.message, refused.error
+print(output.completion)
+"""
+    assert "Answer: " in told_by("inspect", script, stub_url, tmp_path)
 
 
 def test_lm_evaluation_harness(url: str, tmp_path: Path):
