@@ -1,10 +1,11 @@
 """A bad day: many clients, a faulty upstream, clients that hang up, idle connections, SIGTERM in the middle.
 
-    python benchmarks/gateway/chaos.py [--clients 1000] [--seconds 60] [--idle 2000]
+    python benchmarks/gateway/chaos.py [--clients 1000] [--seconds 60] [--idle 10000]
 
-The stub answers 10 % with 500, cuts 5 % in the middle, holds 5 % for a second. Every request must end in an
-answer or a typed fault; afterwards nothing may be in flight, no socket or memory may have stayed; and on
-SIGTERM under load every accepted request is still answered. Exits with 1 if anything of that fails.
+The stub answers 10 % with 500, cuts 5 % in the middle, holds 5 % for a second. Meanwhile there are
+connections that say nothing, heads that trickle in, a body of 50 MB and one that is no UTF-8. Every request
+must end in an answer or a typed fault; afterwards nothing may be in flight, no socket or memory may have
+stayed; and on SIGTERM under load every accepted request is still answered. Exits with 1 otherwise.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import socket
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -78,13 +80,51 @@ async def storm(clients: int, seconds: float, seed: int) -> Counter[str]:
     return ends
 
 
-async def idle(count: int) -> list[socket.socket]:
+def idle(count: int) -> list[socket.socket]:
     """Connections that say nothing."""
-    made = []
-    for _ in range(count):
-        one = socket.create_connection(("127.0.0.1", OURS))
-        made.append(one)
-    return made
+    return [socket.create_connection(("127.0.0.1", OURS)) for _ in range(count)]
+
+
+async def hostile(loris: int = 200) -> Counter[str]:
+    """Heads that trickle in, each to be closed; 50 MB; a body that is no UTF-8."""
+    ends: Counter[str] = Counter()
+
+    async def trickle() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", OURS)
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n")
+        try:
+            async with asyncio.timeout(60):
+                while not reader.at_eof():
+                    writer.write(b"x")
+                    await writer.drain()
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(reader.read(1), 1.0)
+        except (ConnectionError, TimeoutError) as error:
+            ends["slow head kept" if isinstance(error, TimeoutError) else "slow head closed"] += 1
+        else:
+            ends["slow head closed"] += 1
+        writer.close()
+
+    async def sent(what: str, body: bytes) -> None:
+        async with aiohttp.ClientSession() as session:
+            try:
+                async with session.post(CHAT, data=body) as response:
+                    ends[f"{what} {response.status}"] += 1
+            except aiohttp.ClientError:  # closed in the middle of 50 MB
+                ends[f"{what} closed"] += 1
+
+    await asyncio.gather(
+        *(trickle() for _ in range(loris)),
+        sent("50 MB", b"x" * 50_000_000),
+        sent("no UTF-8", b'{"model": "\xff"}'),
+    )
+    return ends
+
+
+async def hostile_storm(clients: int, seconds: float) -> tuple[Counter[str], Counter[str]]:
+    """Both at once."""
+    ends, told = await asyncio.gather(storm(clients, seconds, seed=1), hostile())
+    return ends, told
 
 
 async def last_requests(pid: int) -> Counter[str]:
@@ -109,7 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--idle", type=int, default=2000)
+    parser.add_argument("--idle", type=int, default=10_000)
     options = parser.parse_args()
     stub = [sys.executable, str(HERE / "stub.py"), str(STUB), "50", "--faults"]
     ours = [sys.executable, str(HERE / "served.py"), str(OURS), str(STUB)]
@@ -117,10 +157,14 @@ def main() -> None:
         running(stub, f"http://127.0.0.1:{STUB}/stats"),
         running(ours, f"http://127.0.0.1:{OURS}/health") as process,
     ):
+        quiet = idle(options.idle)
         asyncio.run(storm(options.clients, options.seconds / 4, seed=0))  # caches, pools, allocator
+        for one_of_them in quiet:
+            one_of_them.close()
+        time.sleep(1)
         before, held = resident_mb(process.pid), sockets(process.pid)
-        quiet = asyncio.run(idle(options.idle))
-        ends = asyncio.run(storm(options.clients, options.seconds, seed=1))
+        quiet = idle(options.idle)
+        ends, told = asyncio.run(hostile_storm(options.clients, options.seconds))
         for one_of_them in quiet:
             one_of_them.close()
         time.sleep(12)
@@ -130,13 +174,15 @@ def main() -> None:
         last = asyncio.run(last_requests(process.pid))
         code = process.wait(120)
     print(f"{sum(ends.values()):,} requests of {options.clients} clients: {dict(ends.most_common())}")
+    print(f"hostile: {dict(told)}")
     print(
         f"memory {before:.0f} -> {after:.0f} MB, open files {held} -> {left}, in flight afterwards {flying:g}"
     )
     print(f"upstream: {stats}")
     print(f"SIGTERM with 100 requests under way: {dict(last)}, exit code {code}")
     known = {"200", "200, ended in a fault", "429", "502", "504", "hung up"}
-    wrong = [what for what in {**ends, **last} if what not in known]
+    known |= {"slow head closed", "50 MB 413", "50 MB closed", "no UTF-8 400"}
+    wrong = [what for what in {**ends, **last, **told} if what not in known]
     leaks = flying or stats["running"] or left > held + 20 or after > before * 1.3 + 20
     if wrong or leaks or code not in (0, -signal.SIGTERM):
         print(f"FAILED: {wrong or 'something stayed'}")

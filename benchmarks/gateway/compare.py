@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from load import Load, run_load
 
 HERE = Path(__file__).parent
 MESSAGES = [{"role": "user", "content": "6*7?"}]
-STUB, STUB_200, OURS, HUB, OPTILLM, OURS_200 = range(18_100, 18_106)
+STUB, STUB_200, OURS, HUB, OPTILLM, OURS_200, OURS_TWO = range(18_100, 18_107)
 
 
 @contextmanager
@@ -60,11 +61,15 @@ def chat(port: int) -> str:
 
 
 def cpu_s(process: subprocess.Popen[bytes] | None) -> float:
-    """CPU seconds a process has used so far, all its threads."""
+    """CPU seconds a process and those it started have used so far, all their threads."""
     if process is None:
         return 0.0
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    ticks, pids = 0, [process.pid]
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+        pids += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 PROCESSES: dict[str, subprocess.Popen[bytes]] = {}
@@ -78,7 +83,7 @@ def measure(
     runs: dict[str, list[Load]] = {name: [] for name in targets}
     used = dict.fromkeys(targets, 0.0)
     for target in targets.values():
-        asyncio.run(target(0.0))  # connections, probes, caches
+        asyncio.run(target(1.0))  # connections, probes, caches
     for _ in range(rounds):
         for name, target in targets.items():
             process = PROCESSES.get(name.partition(" (")[0])
@@ -117,8 +122,8 @@ def main() -> None:
 
         start([python, str(HERE / "stub.py"), str(STUB), "50"], f"http://127.0.0.1:{STUB}/stats")
         start([python, str(HERE / "stub.py"), str(STUB_200), "200"], f"http://127.0.0.1:{STUB_200}/stats")
-        for port, upstream in ((OURS, STUB), (OURS_200, STUB_200)):
-            command = [python, str(HERE / "served.py"), str(port), str(upstream)]
+        for port, upstream, workers in ((OURS, STUB, 1), (OURS_200, STUB_200, 1), (OURS_TWO, STUB, 2)):
+            command = [python, str(HERE / "served.py"), str(port), str(upstream), str(workers)]
             start(command, f"http://127.0.0.1:{port}/health", f"itscale {port}")
         if options.its_hub:
             start([options.its_hub, "--port", str(HUB)], f"http://127.0.0.1:{HUB}/v1/models", "its_hub")
@@ -133,6 +138,7 @@ def main() -> None:
                 OPENAI_API_KEY="dummy",
             )
         PROCESSES["itscale"] = PROCESSES[f"itscale {OURS}"]
+        PROCESSES["itscale, two workers"] = PROCESSES[f"itscale {OURS_TWO}"]
         passing(options)
         fanning(options)
 
@@ -160,6 +166,7 @@ def passing(options: argparse.Namespace) -> None:
             return lambda seconds: run_load(url, body, clients, seconds)
 
         targets = {"direct": at(chat(STUB), plain), "itscale": at(chat(OURS), plain)}
+        targets["itscale, two workers"] = at(chat(OURS_TWO), plain)
         if options.its_hub:
             targets["its_hub"] = at(chat(HUB), {**plain, "budget": 1})
         if options.optillm:
@@ -185,6 +192,8 @@ def fanning(options: argparse.Namespace) -> None:
                 return run_load(chat(ours), best, clients, seconds)
 
             targets: dict[str, Callable[[float], Any]] = {"direct fan-out": direct, "itscale": gateway}
+            if stub == STUB:
+                targets["itscale, two workers"] = partial(run_load, chat(OURS_TWO), best, clients)
             if options.its_hub and stub == STUB:
                 votes = {"model": "stub", "messages": MESSAGES, "budget": 8}
 

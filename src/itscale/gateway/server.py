@@ -13,6 +13,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -118,6 +119,7 @@ def serve(config: Config, file: Path | None, started: Callable[[str], None]) -> 
     os.environ[_CONFIG] = config.model_dump_json()
     os.environ[_FILE] = str(file.resolve()) if file is not None else ""
     ours = settings(config)
+    _many_files()
     with tempfile.TemporaryDirectory(prefix="itscale-metrics-") as folder, _bound(config) as listening:
         host, port = listening.getsockname()[:2]
         started(f"http://{f'[{host}]' if ':' in host else host}:{port}")
@@ -150,6 +152,15 @@ def settings(
         timeout_keep_alive=round(server.keep_alive_s),
         timeout_graceful_shutdown=round(server.shutdown_s),
     )
+
+
+def _many_files() -> None:
+    """A connection is a file, and the usual soft limit of 1,024 is for programs that know no better."""
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _bound(config: Config) -> socket.socket:
