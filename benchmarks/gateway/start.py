@@ -64,7 +64,7 @@ def main() -> None:
         cold = emptied()
         plain, judged = first_answer()
         print(
-            f"round {number}, page cache {'emptied' if cold else 'as it was'}: the model's first answer after "
+            f"round {number}, page cache {'emptied' if cold else 'as it was'}: first answer after "
             f"{plain:.2f} s, a method's after {judged:.2f} s"
         )
 
