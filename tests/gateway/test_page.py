@@ -59,7 +59,8 @@ def test_a_browser_shows_two_runs_side_by_side(tmp_path: Path):
         process.wait(30)
     dom, said = shown.stdout, shown.stderr
     assert dom.count('class="state done"') == 2, dom[-3000:]
-    assert dom.count("<svg") == 2
+    assert dom.count('class="tree"') == 2
+    assert dom.count('class="legend"') == 1  # a vote judges nothing
     assert dom.count('class="step') == 2 * 4 * 2
     assert dom.count('class="answer"') == 2
     assert "What each cost" in dom

@@ -222,14 +222,15 @@ def test_lm_evaluation_harness(url: str, tmp_path: Path):
         "generation_kwargs: {max_gen_toks: 64, until: []}\nmetric_list: [{metric: exact_match}]\n"
     )
     script = """
-import os, lm_eval
-from lm_eval.tasks import TaskManager
-said = lm_eval.simple_evaluate(
-    model="local-chat-completions",
-    model_args=dict(model=os.environ["MODEL"], base_url=os.environ["GATEWAY"] + "/chat/completions",
-                    tokenized_requests=False, max_retries=1),
-    tasks=["made"], task_manager=TaskManager(include_path=".", include_defaults=False),
-    apply_chat_template=True, log_samples=True)
-print(said["samples"]["made"][0]["resps"])
+import glob, json, os, subprocess, sys
+program = os.path.join(os.path.dirname(sys.executable), "lm_eval")
+command = [program, "run", "--model", "local-chat-completions", "--tasks", "made",
+           "--include_path", ".", "--apply_chat_template", "--model_args",
+           f"model={os.environ['MODEL']},base_url={os.environ['GATEWAY']}/chat/completions,tokenized_requests=False",
+           "--output_path", "out", "--log_samples"]
+subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+[file] = glob.glob("out/**/samples_made_*.jsonl", recursive=True)
+[line] = open(file)
+print(json.loads(line)["resps"])
 """
     assert "Answer: " in told_by("lmeval", script, url, tmp_path)

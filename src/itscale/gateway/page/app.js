@@ -2,7 +2,7 @@
 import { html, render, useEffect, useRef, useState } from "./preact.js";
 import { ask, names } from "./ask.js";
 import { emptyRun, opened, saved, take, textOf, votes } from "./run.js";
-import { Tree } from "./tree.js";
+import { Legend, Tree } from "./tree.js";
 
 // A link may say what to ask: #prompt=...&left=beam/embedded&right=majority/embedded&n=16&seed=1&run
 const LINK = new URLSearchParams(location.hash.slice(1));
@@ -184,9 +184,10 @@ function Run({ run, put }) {
     <p class="count" aria-live="polite">
       <span class=${`state ${run.state}`}>${run.state}</span>
       ${run.nodes.size - 1} steps, ${number(run.tokens)} tokens${run.scored ? `, ${run.scored} scored` : ""}${
-        run.resampled ? `, ${run.resampled} resamplings` : ""}${run.failed ? `, ${run.failed} failed` : ""}, ${run.at.toFixed(2)} s
+        run.resampled ? `, ${run.resampled} resampling${run.resampled === 1 ? "" : "s"}` : ""}${run.failed ? `, ${run.failed} failed` : ""}, ${run.at.toFixed(2)} s
     </p>
     <div class="stage" ref=${box}><${Tree} run=${run} width=${width} picked=${picked} onPick=${setPicked} /></div>
+    ${run.scored > 0 && html`<${Legend} />`}
     ${run.error && html`<p role="alert" class="trouble">${run.error}</p>`}
     ${run.content && html`<pre class="answer">${run.content}</pre>`}
     ${shares.length > 0 && html`<table class="votes">

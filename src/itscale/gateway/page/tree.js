@@ -17,9 +17,9 @@ export function Tree({ run, width, picked, onPick }) {
   const chosen = new Set(run.chosen === null ? [] : ancestry(run, run.chosen));
   const shown = new Set(picked === null ? [] : ancestry(run, picked));
   const bar = column - GAP * 1.6;
-  return html`<svg
+  return html`<svg tabindex="0" onKeyDown=${(event) => walk(event, nodes, run, picked, onPick)}
     class="tree" width=${Math.max(width, 6 + depths * column + 12)} height=${20 + rows * row}
-    role="img" aria-label="${nodes.length} steps on ${rows} rows; the table below says the same in words">
+    role="img" aria-label="${nodes.length} steps on ${rows} rows; arrow keys go from step to step; the table below says the same in words">
     ${nodes.map((node) => {
       const parent = run.nodes.get(node.parent);
       const from = parent.id === 0 ? 6 : x(parent) + bar;
@@ -48,4 +48,26 @@ export function Tree({ run, width, picked, onPick }) {
 // Eleven tones, so that the colours are the style sheet's business.
 function tone(score) {
   return score === null ? "plain" : `t${Math.round(Math.max(0, Math.min(1, score)) * 10)}`;
+}
+
+// From a step to its neighbours: left is where it came from, right what came of it, up and down its column.
+function walk(event, nodes, run, picked, onPick) {
+  if (!event.key.startsWith("Arrow") || nodes.length === 0) return;
+  event.preventDefault();
+  const here = run.nodes.get(picked ?? run.chosen ?? nodes[0].id);
+  const column = nodes.filter((node) => node.depth === here.depth).sort((a, b) => a.lane - b.lane);
+  const at = column.indexOf(here);
+  const next = picked === null ? here : {
+    ArrowLeft: run.nodes.get(here.parent),
+    ArrowRight: nodes.find((node) => node.parent === here.id),
+    ArrowUp: column[at - 1],
+    ArrowDown: column[at + 1],
+  }[event.key];
+  if (next && next.id !== 0) onPick(next.id);
+}
+
+export function Legend() {
+  return html`<p class="legend">a path's score: doubtful<svg width="88" height="9" aria-hidden="true">
+    ${[...Array(11).keys()].map((i) => html`<rect class=${`t${i}`} x=${i * 8} y="0" width="8" height="9" />`)}
+  </svg>sure; grey is not judged, faded is dropped</p>`;
 }
