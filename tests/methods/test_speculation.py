@@ -12,7 +12,14 @@ import pytest
 
 from itscale.budget import Budget, Ledger
 from itscale.events import Proposed, Pruned
-from itscale.methods import Beam, EntropicParticleFilter, ParticleFilter
+from itscale.methods import (
+    MCTS,
+    Beam,
+    DiffusionTreeSampling,
+    DiffusionTreeSearch,
+    EntropicParticleFilter,
+    ParticleFilter,
+)
 from itscale.methods.base import StepMethod
 from itscale.methods.lineage import Lineage
 from itscale.models.fake import FakeModel
@@ -28,6 +35,9 @@ STEP_METHODS += [
     EntropicParticleFilter(look_ahead=1.0),
     Beam(width=2, scope="parent"),
     ParticleFilter(ess_threshold=1),
+    MCTS(value="rollouts"),
+    DiffusionTreeSampling(widen=1, alpha=0.5),
+    DiffusionTreeSearch(widen=1, alpha=0.5),
 ]
 
 
@@ -100,6 +110,44 @@ def test_the_model_works_while_the_scorer_judges(speculate):
     scorer = Watching(model)
     run(ParticleFilter(speculate=speculate), model, scorer=scorer)
     assert (scorer.started_meanwhile > 0) == speculate
+
+
+class Stuck(ProcessScorer):
+    """Gives no judgement until it is let."""
+
+    name = "stuck"
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+
+    async def score(self, path: Path, ledger: Ledger) -> Sequence[float]:
+        await self.open.wait()
+        return [JUDGEMENTS[tuple(step.text for step in path.steps)[: i + 1]] for i in range(path.depth)]
+
+
+def calls_before_the_first_judgement(method) -> int:
+    """How many calls the model got while nothing at all had been judged."""
+
+    async def scenario() -> int:
+        model, scorer = FakeModel(TREE), Stuck()
+        task = asyncio.ensure_future(method.run(PROMPT, model, scorer, Budget(generations=8), 0))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        calls = model.calls
+        scorer.open.set()
+        await task
+        return calls
+
+    return asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("method", STEP_METHODS, ids=lambda method: method.name)
+def test_every_step_method_works_ahead(method):
+    """None of them has the option and leaves the model idle while the scorer judges."""
+    ahead, plain = (
+        calls_before_the_first_judgement(replace(method, speculate=speculate)) for speculate in (True, False)
+    )
+    assert ahead > plain > 0
 
 
 def test_what_a_resampling_kills_is_cancelled_and_charged():

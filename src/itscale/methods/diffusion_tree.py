@@ -31,11 +31,10 @@ import numpy as np
 import numpy.typing as npt
 
 from itscale.errors import OptionError, did_you_mean
-from itscale.methods.base import Method, Outcome
+from itscale.methods.base import Outcome, StepMethod
 from itscale.methods.searching import Candidates, check_search_options
 from itscale.methods.session import Session
 from itscale.methods.tree import Node, Tree
-from itscale.models.base import Capability
 from itscale.randomness import Randomness
 from itscale.scorers.answers import tally
 from itscale.scorers.base import Aggregation
@@ -43,15 +42,14 @@ from itscale.types import Path
 
 __all__ = ["DiffusionTreeSampling", "DiffusionTreeSearch"]
 
+Walk = Callable[[Node, Randomness], Node]
+"""The child to go down to."""
 _FREE_VISITS = 1000
 """Walks in a row that end at a known answer (and cost nothing) before the tree counts as complete."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _DiffusionTree(Method):
-    scorer_kind: ClassVar[Literal["none", "any", "process"]] = "process"
-    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.STEPS})
-
+class _DiffusionTree(StepMethod):
     reward_weight: float = 5.0
     """lambda of the target p exp(lambda r)."""
     scale: Literal["linear", "log"] = "linear"
@@ -78,35 +76,49 @@ class _DiffusionTree(Method):
             )
 
     async def grown(
-        self, session: Session, judged: Candidates, choose: Callable[[Node, Randomness], Node]
+        self,
+        session: Session,
+        judged: Candidates,
+        choose: Walk,
+        likely: Walk,
     ) -> tuple[Tree, list[Node]]:
         """The tree after all iterations, or as many as the limits allow, and its answers.
 
-        If no answer was judged, those that were not, outside of the tree.
+        If no answer was judged, those that were not, outside of the tree. While an answer is judged,
+        the next may be begun where the tree as it is would `likely` go.
         """
         tree, walks, unjudged = Tree(session.root), 0, list[Path]()
-        for iteration in range(self.iterations or session.generations):
+        iterations = self.iterations or session.generations
+        for iteration in range(iterations):
             node = tree.root
             for _ in range(_FREE_VISITS):
-                walk, walks = session.rng.child("walk", walks), walks + 1
-                node = tree.root
-                while self._full(session, node):
-                    node = choose(node, walk.child(node.path.depth))
+                rng, walks = session.rng.child("walk", walks), walks + 1
+                node = self._walked(session, tree, choose, rng)
                 if session.can_grow(node.path):
                     break
                 tree.backup(node, node.value, self.soft_value)  # an answer that is known already
             else:
                 break  # all that there is to sample has been
-            [drawn] = await session.extend_scored([node.path], until="end", required=not iteration) or [[]]
-            if any(path is node.path for path, _ in drawn):
+            [drawn] = await session.extend([node.path], until="end", required=not iteration)
+            if drawn == [node.path]:
                 break  # a limit binds
-            judged.add([drawn])
-            unjudged += [path for path, scores in drawn if not scores]
-            for leaf in tree.expand(node, [path for path, scores in drawn if scores]):
+            if iteration + 1 < iterations:
+                session.begin([self._walked(session, tree, likely, session.rng).path], until="end")
+            scores = await session.score(drawn)
+            judged.add([list(zip(drawn, scores, strict=True))])
+            unjudged += [path for path, told in zip(drawn, scores, strict=True) if not told]
+            for leaf in tree.expand(node, [path for path in drawn if path not in unjudged]):
                 tree.backup(leaf, self.reward(judged.value(leaf.path)), self.soft_value)
         leaves = [node for node in tree.nodes() if node.visits and not node.children]
         session.pruned(unjudged if leaves else [])
         return tree, leaves or [Node(path) for path in unjudged or [session.root]]
+
+    def _walked(self, session: Session, tree: Tree, choose: Walk, rng: Randomness) -> Node:
+        """Down from the root while a node is full."""
+        node = tree.root
+        while self._full(session, node):
+            node = choose(node, rng.child(node.path.depth))
+        return node
 
     def _full(self, session: Session, node: Node) -> bool:
         """Whether a node has all the children that its visits give it."""
@@ -172,6 +184,7 @@ class DiffusionTreeSampling(_DiffusionTree):
             session,
             judged,
             lambda node, rng: node.children[rng.child(node.path.depth).choose(self.walk_law(node))],
+            lambda node, _: node.children[int(self.walk_law(node).argmax())],
         )
         weights = [self._probability(leaf) for leaf in leaves]
         weights = [weight / math.fsum(weights) for weight in weights]
@@ -221,7 +234,11 @@ class DiffusionTreeSearch(_DiffusionTree):
     async def search(self, session: Session) -> Outcome:
         """Grow the tree by upper bounds; the answer is the best leaf."""
         judged = Candidates(self.aggregate)
-        tree, leaves = await self.grown(session, judged, lambda node, _: max(node.children, key=self.bound))
+
+        def best(node: Node, _: Randomness) -> Node:
+            return max(node.children, key=self.bound)
+
+        tree, leaves = await self.grown(session, judged, best, best)
         outcome = judged.outcome([leaf.path for leaf in leaves], self.choose, session.exhausted)
         return replace(outcome, tree=tree)
 

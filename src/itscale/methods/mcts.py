@@ -127,8 +127,8 @@ class MCTS(StepMethod):
         """What each new node is worth, None where that is not known; answers met are `ended`."""
         paths = [node.path for node in nodes]
         ended += [path for path in paths if not session.can_grow(path)]
+        session.begin(paths)
         if self.value == "scorer":
-            session.begin(paths)
             judged.add([list(zip(paths, await session.score(paths), strict=True))])
             return [judged.value(path) if judged.scores(path) else None for path in paths]
         growing = [path for path in paths if session.can_grow(path)]

@@ -201,10 +201,12 @@ class Session(Steering):
         how = How(temperature, until)
         return await self._extend(paths, n, how, scored=True, ahead=kept, required=required)
 
-    def begin(self, paths: Sequence[Path], *, temperature: float | None = None) -> None:
-        """Begin the next step of each path before it is asked for, if this run speculates."""
+    def begin(
+        self, paths: Sequence[Path], *, temperature: float | None = None, until: Ending = "step"
+    ) -> None:
+        """Begin the next step (or the rest) of each path before it is asked for, if this run speculates."""
         for path in paths:
-            key = (path, (how := How(temperature)).kind)
+            key = (path, (how := How(temperature, until)).kind)
             if self._speculate and not self.exhausted and self.can_grow(path) and key not in self._ahead:
                 call = self._asked(path, 1, how, self._lineage.coming(*key), whole=True)
                 self._ahead.begin(key, call)
