@@ -140,6 +140,14 @@ def test_the_plot_is_saved_twice_and_the_same_every_time(tmp_path: Path):
     assert b"<svg" in first[1].read_bytes()
 
 
+def test_a_long_label_leaves_room_for_the_picture(tmp_path: Path):
+    """A method with a file's path among its options is drawn without a warning, and still told apart."""
+    pytest.importorskip("matplotlib")
+    long = [f"self-evaluation:calibration=runs/{'deep/' * 8}{name}.json" for name in ("one", "two")]
+    [_, svg] = save_plot([cell(label, 4, 9) for label in long], "coins", tmp_path) or []
+    assert all(f"{name}.json" in svg.read_text() for name in ("one", "two"))
+
+
 def test_no_matplotlib_no_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """It is an extra: without it there is no picture and no error."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)

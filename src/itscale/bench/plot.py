@@ -34,6 +34,10 @@ _STYLE: Any = {
 }
 
 
+LABEL = 36
+"""Characters of a label."""
+
+
 def save_plots(summaries: Sequence[CellSummary], title: str, folder: Path) -> list[Path] | None:
     """A picture for each context, `accuracy-2` the second; None where matplotlib is not installed."""
     contexts = list(dict.fromkeys(s.context for s in summaries))
@@ -95,8 +99,13 @@ def _draw_methods(axes: Any, points: Sequence[CellSummary]) -> list[Label]:
         axes.plot(
             x, y, color=colour, marker=marker, markersize=7, markeredgecolor="white", linewidth=2, zorder=3
         )
-        labels.append((method, colour, x[-1] if len(own) > 1 else axes.get_xlim()[1], y[-1]))
+        labels.append((_short(method), colour, x[-1] if len(own) > 1 else axes.get_xlim()[1], y[-1]))
     return labels
+
+
+def _short(label: str) -> str:
+    """A label that leaves room for the picture: of a long one, with a file's path say, its two ends."""
+    return label if len(label) <= LABEL else f"{label[: LABEL // 2]}…{label[-(LABEL // 2 - 1) :]}"
 
 
 def _draw_ceiling(axes: Any, points: Sequence[CellSummary]) -> list[Label]:

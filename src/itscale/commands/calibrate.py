@@ -95,7 +95,13 @@ def calibrate(
     sampled: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
 
     async def fitted(asked: Model) -> Calibration:
-        evidence: dict[str, Any] = {"task": task, "level": questions[0].level, "seed": seed, **sampled}
+        evidence: dict[str, Any] = {
+            "model": model,
+            "task": task,
+            "level": questions[0].level,
+            "seed": seed,
+            **sampled,
+        }
         if kind == PLAN:
             vote = Majority(**sampled)
             plan, found = await fit_plan(questions, asked, vote, samples=samples or 40, seed=seed)
