@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-servers check format bench claims train wheel test-wheel clean
+.PHONY: help setup demo test test-servers check format bench claims peers train wheel test-wheel clean
 
 RUN := .venv/bin/python
 OUT ?= runs/train
@@ -30,6 +30,9 @@ bench: setup  ## run every script in benchmarks/: the published figures
 
 claims: setup  ## measure what papers claim, on the embedded tasks; rewrites that part of docs/evidence.md
 	$(RUN) -m benchmarks.claims
+
+peers: setup  ## its_hub and OptiLLM beside ours on a vLLM server (needs test-servers once); rewrites their tables
+	$(RUN) -m benchmarks.peers
 
 train: setup  ## retrain both embedded models from nothing into OUT (default runs/train); about two hours
 	$(RUN) -m recipes.train_reasoner --out $(OUT)/reasoner

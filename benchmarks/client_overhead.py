@@ -136,7 +136,7 @@ class Left:
     """Requests the stub had at once."""
 
 
-async def leaks(url: str, rounds: int, in_flight: int = MANY, latency_s: float = 1.0) -> list[Left]:
+async def leaks(url: str, rounds: int, in_flight: int = MANY, latency_s: float = 4.0) -> list[Left]:
     """What is left after each round: before the first (with one call made), after each, and once closed."""
     misbehave(url, Faults())
     model = await connected(url, in_flight)
@@ -147,7 +147,9 @@ async def leaks(url: str, rounds: int, in_flight: int = MANY, latency_s: float =
 
     async def one_round() -> tuple[int, int]:
         tasks = [asyncio.create_task(call(i)) for i in range(in_flight)]
-        await asyncio.sleep(0.15)
+        async with asyncio.timeout(latency_s):
+            while (await asyncio.to_thread(bill, url))["running"] < in_flight:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)  # what it waits for is in another process
         for task in tasks[::10] + tasks[3::10] + tasks[7::10]:
             task.cancel()
         ended = await asyncio.gather(*tasks, return_exceptions=True)

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
+import httpx
+
 from benchmarks.peers.scoring import Served
 from benchmarks.peers.served import Counts, Server
 from itscale.bench import Row, Sweep, run_sweep
@@ -21,7 +23,7 @@ from itscale.registry import parse_method
 from itscale.tasks import Countdown
 from itscale.types import Problem
 
-__all__ = ["Cell", "Measured", "its_hub", "ours", "sweep_of"]
+__all__ = ["Cell", "Measured", "its_hub", "optillm", "ours", "sweep_of"]
 
 LEVEL = 4
 WORKER = FilePath(__file__).with_name("its_hub_worker.py")
@@ -116,3 +118,39 @@ def judged(
     correct = [text is not None and task.check(p, text) for p, text in zip(problems, texts, strict=True)]
     errors = [row["error"] for row in said.values() if row["error"]]
     return Measured(cell, correct, len(errors), seconds, counts, errors[:3])
+
+
+def optillm(cell: Cell, server: Server, gateway: str) -> Measured:
+    """One of OptiLLM's, asked of its proxy."""
+    problems = sweep_of(cell).problems
+    said: dict[str, Any] = {}
+
+    async def run() -> float:
+        gate = asyncio.Semaphore(cell.at_once)
+        async with httpx.AsyncClient(timeout=550) as client:
+
+            async def one(problem: Problem) -> None:
+                body = {
+                    "model": f"{OPTILLM[cell.method]}-embedded",
+                    "messages": [{"role": "user", "content": problem.prompt.question}],
+                    "k": cell.n,
+                    "temperature": 1.0,
+                }
+                async with gate:
+                    answer = await client.post(f"{gateway}/v1/chat/completions", json=body)
+                whole = answer.status_code == 200
+                text = answer.json()["choices"][0]["message"]["content"] if whole else None
+                error = None if whole else f"{answer.status_code}: {answer.text[:200]}"
+                said[problem.id] = {"text": text, "error": error}
+
+            began = time.perf_counter()
+            await asyncio.gather(*map(one, problems))
+            return time.perf_counter() - began
+
+    before = server.counts()
+    seconds = asyncio.run(run())
+    return judged(cell, problems, said, seconds, server.counts() - before)
+
+
+OPTILLM = {"majority": "majority_voting", "self-consistency": "self_consistency", "best-of-n": "bon"}
+"""What it calls what."""

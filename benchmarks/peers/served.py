@@ -164,6 +164,24 @@ def scorer(folder: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
+@contextmanager
+def optillm(python: str, url: str, n: int, folder: Path) -> Iterator[str]:
+    """OptiLLM's proxy in front of the relay to `url`, with best-of-n of `n`; its URL."""
+    relay, port = free_port(), free_port()
+    between = f"http://127.0.0.1:{relay}/v1"
+    empty = folder / "empty"  # it loads plugins from where it is started
+    empty.mkdir(parents=True, exist_ok=True)
+    command = [str(Path(python).with_name("optillm")), "--base-url", between, "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--best-of-n", str(n), "--log", "error"]
+    own = {"OPENAI_API_KEY": "none", "PYTHONPATH": ""}
+    relaying = [sys.executable, "-m", "benchmarks.peers.relay", str(relay), url]
+    with (
+        process(relaying, f"{between}/models", folder / "relay.log"),
+        process(command, f"http://127.0.0.1:{port}/health", folder / "optillm.log", cwd=empty, **own),
+    ):
+        yield f"http://127.0.0.1:{port}"
+
+
 def environment(name: str, python: str | None) -> str:
     """The Python of a peer's own environment: the one given, or one under `.peers/`, made now if need be."""
     if python is not None:

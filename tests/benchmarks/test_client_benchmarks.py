@@ -31,8 +31,9 @@ def test_both_clients_are_timed_on_the_same_requests(url: str, streams: bool):
 
 def test_nothing_stays_of_calls_in_flight_and_cancelled_ones(url: str):
     """Three in ten of the calls are cancelled in the middle: no task, socket or slot is left of any."""
-    before, *rounds, closed = asyncio.run(leaks(url, 2, in_flight=40, latency_s=0.4))
+    before, *rounds, closed = asyncio.run(leaks(url, 2, in_flight=40, latency_s=1.0))
     assert [(left.answered, left.cancelled) for left in rounds] == [(28, 12), (28, 12)]
+    assert {left.peak for left in rounds} == {40}
     assert {left.tasks for left in (before, *rounds, closed)} == {before.tasks}
     assert {left.in_flight for left in (before, *rounds, closed)} == {0}
     assert all(left.files <= before.files + 40 for left in rounds)  # kept connections
