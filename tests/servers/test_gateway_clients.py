@@ -47,7 +47,7 @@ def started(command: list[str], path: str) -> Iterator[str]:
     process = subprocess.Popen([sys.executable, *command, str(port)], stderr=subprocess.DEVNULL)
     base = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while True:
             assert process.poll() is None, "the server ended at its start"
             assert time.monotonic() < deadline, "the server did not become ready"

@@ -174,6 +174,8 @@ class VLLMModel(Model):
     def _grown(self, path: Path, tally: _Tally, until: Until, sampling: Sampling) -> Path:
         """The path with the steps of an answer, cut at boundary tokens."""
         ids, start = tally.token_ids, 0
+        if not ids:
+            raise ModelError("vLLM gave an answer up before its first token; see what it printed")
         stops = [i + 1 for i, token in enumerate(ids) if token in self._boundary]
         for stop in stops if stops and stops[-1] == len(ids) else [*stops, len(ids)]:
             own = tuple(ids[start:stop])
