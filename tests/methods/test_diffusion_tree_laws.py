@@ -80,6 +80,64 @@ def test_dts_law(n, widen, alpha):
     assert law_of(method, table, n) == pytest.approx(dts_law(table, n, widen, alpha))
 
 
+def star_law(table: dict, n: int, widen: float, alpha: float, c: float) -> dict[str, float]:
+    """The law of the best leaf of DTS*: walks by upper bounds, all rollouts written out."""
+    law: Counter = Counter()
+
+    def full(kids: dict, visits: Counter, node: tuple) -> bool:
+        wanted = math.ceil(widen * max(1, visits[node]) ** alpha)
+        drawn = sum(kids.get(node, {}).values())
+        return drawn > 0 and drawn >= (wanted if node else min(wanted, n))
+
+    def search(kids: dict, visits: Counter, leaves: list, left: int, p: float) -> None:
+        for _ in range(1000):  # walks to answers that are known only back up
+            node = ()
+            while full(kids, visits, node):
+                up = math.log(visits[node])
+                node = max(kids[node], key=lambda k: soft(kids, k) + c * math.sqrt(up / visits[k]))
+            if not left or not finished(node):
+                break
+            visits = visits + Counter([node[:i] for i in range(len(node) + 1)])
+        else:
+            left = 0
+        if not left:
+            law["".join(max(leaves, key=JUDGEMENTS.__getitem__))] += p
+            return
+        for leaf, chance in rests(node):
+            grown = {k: Counter(v) for k, v in kids.items()}
+            for i in range(len(node), len(leaf)):
+                grown.setdefault(leaf[:i], Counter())[leaf[: i + 1]] += 1
+            then = visits + Counter([leaf[:i] for i in range(len(leaf) + 1)])
+            search(grown, then, [*leaves, leaf], left - 1, p * chance)
+
+    def rests(node: tuple):
+        if finished(node):
+            yield node, 1.0
+            return
+        for token, p in table[node].items():
+            for leaf, chance in rests((*node, token)):
+                yield leaf, p * chance
+
+    search({}, Counter(), [], n, 1.0)
+    return dict(law)
+
+
+@pytest.mark.parametrize(
+    ("n", "widen", "alpha", "c"),
+    [(2, 1.0, 0.5, 1.0), (3, 1.0, 0.5, 1.0), (3, 1.0, 0.2, 0.0), (4, 1.0, 0.2, 2.0)],
+)
+def test_dts_star_law(n, widen, alpha, c):
+    """Every best leaf with the probability of brute force: bounds, widening, rollouts, soft backups."""
+    method = DiffusionTreeSearch(reward_weight=WEIGHT, widen=widen, alpha=alpha, exploration=c)
+    assert law_of(method, TREE, n) == pytest.approx(star_law(TREE, n, widen, alpha, c))
+
+
+def test_another_bound_is_another_law():
+    """Greedy and curious walks give other answers, so the check above can fail."""
+    greedy, curious = (star_law(TREE, 4, 1.0, 0.2, c) for c in (0.0, 2.0))
+    assert max(abs(greedy.get(text, 0) - curious.get(text, 0)) for text in {*greedy, *curious}) > 1e-3
+
+
 def evidence(method, n: int) -> float:
     """E[exp(lambda v(root))]."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import math
 from collections import Counter
 
@@ -34,7 +35,10 @@ from tests.methods.trees import (
 
 
 class Reference:
-    """UCT written out over prefixes: the tree so far, and every way it can go on."""
+    """UCT written out over prefixes: the tree so far, and every way it can go on.
+
+    What a rule or a kind of value changes are `up` and `valued`.
+    """
 
     def __init__(self, table: dict, n: int, width: int, c: float) -> None:
         self.table, self.n, self.width, self.c = table, n, width, c
@@ -48,14 +52,18 @@ class Reference:
         """Down by the upper bound."""
         node = ()
         while inside := [k for k in self.kids.get(node, ()) if k not in self.shut]:
-            up = math.log(self.visits[node])
-            node = max(
-                inside,
-                key=lambda k: self.total[k] / self.visits[k] + self.c * math.sqrt(up / self.visits[k]),
-            )
+            node = max(inside, key=lambda k: self.total[k] / self.visits[k] + self.c * self.up(k))
         return node
 
-    def grow(self, node: tuple, drawn: list) -> None:
+    def up(self, kid: tuple) -> float:
+        """What is added for being little tried, over c."""
+        return math.sqrt(math.log(self.visits[kid[:-1]]) / self.visits[kid])
+
+    def valued(self, new: list):
+        """Every way to value new children: each one's value, the answers met, the probability."""
+        yield {kid: JUDGEMENTS[kid] for kid in new}, list(filter(finished, new)), 1.0
+
+    def grow(self, node: tuple, drawn: list, worth: dict, met: list) -> None:
         """Add children, back up their values, close what has ended."""
         known = self.kids.setdefault(node, [])
         new = [k for k in dict.fromkeys(drawn) if k not in known]
@@ -63,11 +71,11 @@ class Reference:
         for kid in drawn:
             if not finished(kid) and kid not in self.shut:
                 self.shut -= {kid[:i] for i in range(len(kid))}
-        self.ended += filter(finished, new)
+        self.ended += met
         for kid in new:
             for i in range(len(kid) + 1):
                 self.visits[kid[:i]] += 1
-                self.total[kid[:i]] += JUDGEMENTS[kid]
+                self.total[kid[:i]] += worth[kid]
         for kid in filter(finished, drawn):
             self.shut.add(kid)
         for i in range(len(node), -1, -1):
@@ -84,10 +92,12 @@ class Reference:
             return self.answer()
         law: Counter = Counter()
         for drawn, p in draws(self.table, node, room):
-            then = copy.deepcopy(self)
-            then.grow(node, drawn)
-            for text, chance in then.law(left - 1, starts if node else starts + room).items():
-                law[text] += p * chance
+            new = [k for k in dict.fromkeys(drawn) if k not in self.kids.get(node, ())]
+            for worth, met, share in self.valued(new):
+                then = copy.deepcopy(self)
+                then.grow(node, drawn, worth, met)
+                for text, chance in then.law(left - 1, starts if node else starts + room).items():
+                    law[text] += p * share * chance
         return law
 
     def answer(self) -> Counter:
@@ -109,6 +119,43 @@ class Reference:
             yield from self.preorder(kid)
 
 
+class PuctReference(Reference):
+    """PUCT: the model's own liking of a step, exp of the mean log-probability of its tokens."""
+
+    def up(self, kid: tuple) -> float:
+        p = self.table[kid[:-1]][kid[-1]]
+        prior = math.sqrt(p) if finished(kid) else p  # two tokens, the end being one, of probability 1
+        return prior * math.sqrt(self.visits[kid[:-1]]) / (1 + self.visits[kid])
+
+
+class RolloutReference(Reference):
+    """UCT by the mean score of whole answers sampled from a step, which are candidates too."""
+
+    rollouts = 1
+
+    def valued(self, new: list):
+        growing = [kid for kid in new if not finished(kid)]
+        own = list(filter(finished, new))
+        ways = [list(continuations(self.table, kid).items()) for kid in growing for _ in range(self.rollouts)]
+        for leaves in itertools.product(*ways):
+            met = [leaf for leaf, _ in leaves]
+            worth = {kid: JUDGEMENTS[kid] for kid in own}
+            for i, kid in enumerate(growing):
+                mine = met[i * self.rollouts : (i + 1) * self.rollouts]
+                worth[kid] = sum(JUDGEMENTS[leaf] for leaf in mine) / self.rollouts
+            yield worth, [*own, *met], math.prod(p for _, p in leaves)
+
+    def answer(self) -> Counter:
+        """The best of all answers met: no open prefix has a judgement of its own."""
+        return Counter({best_finished(self.ended): 1.0})
+
+
+class TwoRollouts(RolloutReference):
+    """The mean of two."""
+
+    rollouts = 2
+
+
 def continuations(table: dict, prefix: tuple) -> dict[tuple, float]:
     """The model's law of finished paths that begin with a prefix."""
     if finished(prefix):
@@ -125,6 +172,47 @@ def test_uct_law(n, width, c):
     """Every answer with the probability of brute force, reopened roots and merged copies included."""
     expected = Reference(TREE, n, width, c).law(n)
     assert law_of(MCTS(rule="uct", width=width, exploration=c), TREE, n) == pytest.approx(dict(expected))
+
+
+@pytest.mark.parametrize(("n", "width", "c"), [(2, 2, 1.25), (2, 2, 10.0), (3, 2, 10.0)])
+def test_puct_law(n, width, c):
+    """The same for PUCT, whose prior is asked of the model."""
+    expected = PuctReference(TREE, n, width, c).law(n)
+    assert law_of(MCTS(rule="puct", width=width, exploration=c), TREE, n) == pytest.approx(dict(expected))
+
+
+def test_another_prior_is_another_law():
+    """With c = 10 it matters who is likely: the law of UCT differs, and that of a flat prior."""
+
+    class Flat(PuctReference):
+        def up(self, kid: tuple) -> float:
+            return math.sqrt(self.visits[kid[:-1]]) / (1 + self.visits[kid])
+
+    ours, *others = (kind(TREE, 2, 2, 10.0).law(2) for kind in (PuctReference, Flat, Reference))
+    for other in others:
+        assert max(abs(ours[text] - other[text]) for text in ours) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("kind", "n", "width"), [(RolloutReference, 2, 1), (RolloutReference, 2, 2), (TwoRollouts, 2, 1)]
+)
+def test_law_with_values_of_rollouts(kind, n, width):
+    """Values are means of sampled answers, and the answer is the best of all that were met."""
+    expected = kind(TREE, n, width, 1.0).law(n)
+    method = MCTS(rule="uct", value="rollouts", rollouts=kind.rollouts, width=width, exploration=1.0)
+    assert law_of(method, TREE, n) == pytest.approx(dict(expected))
+
+
+def test_rollouts_that_are_no_candidates_are_another_law():
+    """Dropping the answers of rollouts changes what is returned, so the check above can fail."""
+
+    class Dropped(RolloutReference):
+        def valued(self, new: list):
+            for worth, met, p in super().valued(new):
+                yield worth, met[: sum(map(finished, new))] or met, p
+
+    ours, other = (kind(TREE, 2, 2, 1.0).law(2) for kind in (RolloutReference, Dropped))
+    assert max(abs(ours[text] - other[text]) for text in ours) > 1e-3
 
 
 def test_a_bound_without_exploration_is_another_law():

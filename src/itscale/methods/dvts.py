@@ -12,19 +12,18 @@ independent samples, M = N step-wise best-of-N. Trees that have ended cost nothi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from itscale.methods.base import Outcome, StepMethod
-from itscale.methods.searching import Candidates, check_search_options
+from itscale.methods.base import Outcome
+from itscale.methods.searching import Candidates, ForkingSearch
 from itscale.methods.session import Session
-from itscale.scorers.base import Aggregation
 from itscale.types import StopReason
 
 __all__ = ["DVTS"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DVTS(StepMethod):
+class DVTS(ForkingSearch):
     """N / width trees, each following the best of `width` next steps.
 
     Raises:
@@ -33,17 +32,6 @@ class DVTS(StepMethod):
 
     name: ClassVar[str] = "dvts"
     summary: ClassVar[str] = "independent greedy trees, each follows the best of a few next steps"
-
-    width: int = 4
-    """M: children of every expansion. A budget below it narrows it."""
-    aggregate: Aggregation = "last"
-    choose: Literal["argmax", "vote"] = "argmax"
-    """Best-scored candidate, or the answer whose candidates' scores add up to most."""
-    max_steps: int = 64
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_search_options(self, "width", "max_steps")
 
     async def search(self, session: Session) -> Outcome:
         """Sample, keep the best of each tree, until the best of every tree has ended."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from itscale.errors import OptionError, did_you_mean
-from itscale.methods.base import Method, Outcome, best, candidate
+from itscale.methods.base import Method, Outcome, StepMethod, best, candidate
 from itscale.methods.session import Judged, Session
 from itscale.scorers.answers import tally
 from itscale.scorers.base import AGGREGATIONS, Aggregation
 from itscale.types import Candidate, Path, StopReason
 
-__all__ = ["Candidates", "check_search_options", "rolled_out"]
+__all__ = ["Candidates", "ForkingSearch", "check_search_options", "rolled_out"]
 
 
 class Candidates:
@@ -58,6 +60,22 @@ class Candidates:
             clusters = tally([c.answer for c in candidates], [score or 0.0 for score in scores], scores)
         chosen = clusters[0].representative if clusters else best(candidates)
         return Outcome(candidates, chosen, stop_reason=stop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForkingSearch(StepMethod):
+    """The options of a search that follows a few prefixes and samples some next steps from each."""
+
+    width: int = 4
+    """Steps sampled from every prefix that is followed. A budget below it narrows it."""
+    aggregate: Aggregation = "last"
+    choose: Literal["argmax", "vote"] = "argmax"
+    """Best-scored candidate, or the answer whose candidates' scores add up to most."""
+    max_steps: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_search_options(self, "width", "max_steps")
 
 
 async def rolled_out(session: Session, judged: Candidates, path: Path) -> Path:

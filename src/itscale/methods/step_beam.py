@@ -16,20 +16,19 @@ place anew in every round, or gives it back.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from itscale.methods.base import Outcome, StepMethod
-from itscale.methods.searching import Candidates, check_search_options, rolled_out
+from itscale.methods.base import Outcome
+from itscale.methods.searching import Candidates, ForkingSearch, rolled_out
 from itscale.methods.session import Session
 from itscale.methods.tree import distinct
-from itscale.scorers.base import Aggregation
 from itscale.types import Path, StopReason
 
 __all__ = ["StepBeam"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepBeam(StepMethod):
+class StepBeam(ForkingSearch):
     """N // width places, `width` samples from each, finished answers keep theirs.
 
     Raises:
@@ -41,14 +40,6 @@ class StepBeam(StepMethod):
 
     width: int = 5
     """B2: samples from every kept prefix. A budget below it narrows it."""
-    aggregate: Aggregation = "last"
-    choose: Literal["argmax", "vote"] = "argmax"
-    """Best-scored answer, or the one whose texts' scores add up to most."""
-    max_steps: int = 64
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_search_options(self, "width", "max_steps")
 
     async def search(self, session: Session) -> Outcome:
         """Sample, value, keep; until every place is taken by an answer."""
