@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -41,6 +41,7 @@ __all__ = [
     "SCORERS",
     "TASKS",
     "Kind",
+    "check_specs",
     "load_model",
     "load_scorer",
     "load_task",
@@ -172,6 +173,18 @@ def load_task(spec: str) -> Task:
     if spec not in TASKS:
         raise TaskError(did_you_mean("task", spec, [*TASKS, *(form.form for form in FORMATS.values())]))
     return TASKS[spec]()
+
+
+def check_specs(models: Iterable[str], scorers: Iterable[str]) -> None:
+    """That the specs are of known kinds, before anything is loaded or written.
+
+    Raises:
+        OptionError: one is not.
+    """
+    for spec in models:
+        _kind_of("model", spec, MODELS)
+    for spec in scorers:
+        _kind_of("scorer", spec, SCORERS)
 
 
 def load_model(spec: str) -> Model:

@@ -110,6 +110,9 @@ def test_prices_come_from_a_file(tmp_path: Path):
         ("[accelerators.a]\nflops = 1", "give flops and bandwidth"),
         ("[model.m]\n", "did you mean 'models'"),
         ("[models\n", "line 1"),
+        ("shapes = 'x'", r"make it a table, \[shapes\]"),
+        ("[accelerators]\nmine = 3", "mine is 3; make it a table with flops"),
+        ("[shapes]\nm = 'nowhere.json'", "nowhere.json does not tell the shape"),
     ],
 )
 def test_a_price_file_that_cannot_be_honoured_is_refused(tmp_path: Path, text: str, says: str):

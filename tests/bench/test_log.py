@@ -1,19 +1,25 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from itscale.bench.log import AppendLog, read_log
+from itscale import cli
+from itscale.bench.log import AppendLog, read_log, write_whole
 from itscale.errors import OptionError, StoreError
+from tests.bench.worlds import play_coins
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,21 +53,60 @@ def test_what_was_appended_survives_any_tear(values: list[dict[str, object]], da
 
 def test_a_full_disk_takes_nothing_back_but_the_line_that_did_not_fit(tmp_path: Path):
     """The error says what to do; lines before are whole, and with room again it goes on."""
-    file, limit = tmp_path / "log.jsonl", 1000
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    file = tmp_path / "log.jsonl"
     with AppendLog(file) as log:
         log.append({"text": "x" * 700})
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-        try:
+        with room_for(1000):
             with pytest.raises(StoreError, match=r"make room, then go on with --resume"):
                 log.append({"text": "y" * 700})
             log.append({"small": 1})
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-            signal.signal(signal.SIGXFSZ, handler)
         log.append({"text": "y" * 700})
     assert [list(value) for value in lines(file)] == [["text"], ["small"], ["text"]]
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """No file may grow beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_page_that_does_not_fit_leaves_the_old_one(tmp_path: Path):
+    """Whole, and nothing half-written beside it; the sentence says what to do."""
+    file = tmp_path / "table.md"
+    write_whole(file, "old")
+    with room_for(1000), pytest.raises(StoreError, match=r"cannot write .*table\.md .*make room"):
+        write_whole(file, "new " * 1000)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["table.md"]
+    assert file.read_text() == "old"
+
+
+@pytest.mark.parametrize("what", ["table.md", "accuracy.png", "results.parquet", "report.html"])
+def test_every_file_of_a_run_says_when_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+):
+    """Not only the rows: each file made of them is named in a sentence that ends with the fix."""
+    play_coins(monkeypatch.setattr)
+    words = ["bench", "coins", "--problems", "2", "--budgets", "1,2", "--out", str(tmp_path / "run")]
+    assert CliRunner().invoke(cli.app, words).exit_code == 0
+
+    def full(file: Path, *_: object) -> None:
+        if file.name == what or file.name == f"{what}.tmp":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(file, *_)
+
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", full)
+    done = CliRunner().invoke(cli.app, ["report", str(tmp_path / "run")])
+    assert done.exit_code != 0
+    assert "No space left on device" in done.stderr
+    assert "make room, then go on with --resume" in done.stderr
 
 
 @pytest.mark.parametrize("line", ["not json", "[]", "null", '{"a": ', "\x00"])

@@ -101,6 +101,18 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path: Path, line: str):
     assert (tmp_path / "results.jsonl").read_text() == before + line + "\n" + before
 
 
+@pytest.mark.parametrize("line", ["not json", '{"question": "q"}'])
+def test_a_broken_problem_is_named(tmp_path: Path, line: str):
+    """By its line, when the run is read and when it is resumed."""
+    with opened(tmp_path):
+        pass
+    (tmp_path / "problems.jsonl").write_text(f'{{"id": "a"}}\n{line}\n')
+    with pytest.raises(OptionError, match=r"problems\.jsonl line 2 is not a problem"):
+        read_run(tmp_path)
+    with opened(tmp_path, resume=True) as store, pytest.raises(OptionError, match="line 2"):
+        store.keep_problems("coins", [])
+
+
 def test_a_folder_is_for_one_process_at_a_time(tmp_path: Path):
     """The second to come is refused; when the first has left, it may."""
     with opened(tmp_path), pytest.raises(OptionError, match="another process"):

@@ -84,13 +84,26 @@ def test_a_study_of_several_scorers_loads_each(tmp_path: Path, monkeypatch: pyte
     """Every model and scorer has its rows under its own name."""
     done = run(
         "bench", "coins", "--methods", "best-of-n", "--budgets", 2, "--problems", 2,
-        "--model", "a", "--model", "b", "--scorer", "x", "--scorer", "y", "--out", tmp_path / "run",
+        "--model", "hf:a", "--model", "hf:b", "--scorer", "hf:x", "--scorer", "hf:y",
+        "--out", tmp_path / "run",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     found = {(row["model"], row["scorer"]) for row in rows_of(tmp_path / "run")}
-    assert found == {("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")}
+    assert found == {("hf:a", "hf:x"), ("hf:a", "hf:y"), ("hf:b", "hf:x"), ("hf:b", "hf:y")}
     assert "model" in done.stdout
     assert "scorer" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "says"), [("--model", "unknown model 'embeded'"), ("--scorer", "unknown scorer 'embeded'")]
+)
+def test_a_misspelt_model_is_refused_before_a_folder_is_made(tmp_path: Path, option: str, says: str):
+    """With the closest known kind; nothing is left behind."""
+    done = run("bench", "countdown", option, "embeded", "--out", tmp_path / "run")
+    assert done.exit_code == 2
+    assert says in done.stderr
+    assert "did you mean 'embedded'" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -266,8 +266,10 @@ def read_prices(file: Path | None) -> Prices:
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionError(f"cannot read prices from {file}: {error}; mend it, or give another") from error
     for key in told:
-        if key not in _KEYS or not isinstance(told[key], dict):
+        if key not in _KEYS:
             raise OptionError(f"{file}: {did_you_mean('table', key, _KEYS)}")
+        if not isinstance(told[key], dict):
+            raise OptionError(f"{file}: {key} is {told[key]!r}; make it a table, [{key}]")
     models = {name: _made(file, Price, name, values) for name, values in told.get("models", {}).items()}
     machines = {
         name: _made(file, Accelerator, name, values) for name, values in told.get("accelerators", {}).items()
@@ -283,6 +285,8 @@ _KEYS = ("models", "accelerators", "shapes")
 
 def _made(file: Path, kind: Any, name: str, values: Mapping[str, Any]) -> Any:
     known = [field.name for field in fields(kind)]
+    if not isinstance(values, dict):
+        raise OptionError(f"{file}: {name} is {values!r}; make it a table with {', '.join(known)}")
     for key, value in values.items():
         if key not in known:
             raise OptionError(f"{file}: {name}: {did_you_mean('key', key, known)}")

@@ -19,7 +19,7 @@ from typing import Any
 
 from itscale.errors import OptionError, StoreError
 
-__all__ = ["AppendLog", "full_disk", "read_log"]
+__all__ = ["AppendLog", "full_disk", "read_log", "write_whole"]
 
 
 class AppendLog:
@@ -88,6 +88,22 @@ def read_log(file: Path, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
             if not isinstance(value, dict):
                 raise _broken(file, number, what, f"a {type(value).__name__}")
             yield number, value
+
+
+def write_whole(file: Path, content: str | bytes) -> Path:
+    """Write a file in one move: a kill or a full disk leaves the old one or the new one, whole.
+
+    Raises:
+        StoreError: it cannot be written; an earlier one is left as it was.
+    """
+    beside = file.with_name(file.name + ".tmp")
+    try:
+        beside.write_bytes(content if isinstance(content, bytes) else content.encode())
+        beside.replace(file)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise full_disk(file, error) from error
+    return file
 
 
 def full_disk(file: Path, error: OSError) -> StoreError:

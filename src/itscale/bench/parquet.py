@@ -29,7 +29,7 @@ def write_parquet(rows: Sequence[Row], file: Path) -> Path | None:
         metadata={"itscale_schema": str(SCHEMA_VERSION)},
     )
     table = pa.Table.from_pylist([row.to_json() for row in rows], schema=schema)
-    beside = file.with_suffix(".tmp")
+    beside = file.with_name(file.name + ".tmp")
     try:
         parquet.write_table(table, beside, compression="zstd")
         beside.replace(file)

@@ -8,9 +8,11 @@ Ito's, told apart by colour-blind readers; markers differ too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from itscale.bench.log import write_whole
 from itscale.bench.statistics import CellSummary
 
 __all__ = ["save_plot", "save_plots"]
@@ -72,10 +74,10 @@ def save_plot(
         labels = _draw_methods(axes, points) + _draw_ceiling(axes, points)
         figure.draw_without_rendering()
         _label_lines(axes, labels)
-        files = [folder / f"{name}.png", folder / f"{name}.svg"]
-        figure.savefig(files[0], dpi=200)
-        figure.savefig(files[1], metadata={"Date": None})
-    return files
+        drawn = {"png": BytesIO(), "svg": BytesIO()}
+        figure.savefig(drawn["png"], format="png", dpi=200)
+        figure.savefig(drawn["svg"], format="svg", metadata={"Date": None})
+    return [write_whole(folder / f"{name}.{kind}", image.getvalue()) for kind, image in drawn.items()]
 
 
 Label = tuple[str, str, float, float]

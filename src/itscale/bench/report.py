@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from itscale.bench.figures import figures
-from itscale.bench.log import full_disk
+from itscale.bench.log import write_whole
 from itscale.bench.modelled import Hardware
 from itscale.bench.rows import CellKey, Context, Row, RowKey
 from itscale.bench.statistics import CellSummary, cells_of, summarise
@@ -47,14 +47,7 @@ class Report:
         Raises:
             StoreError: it cannot be written; an earlier page is left as it was.
         """
-        beside = file.with_suffix(".tmp")
-        try:
-            beside.write_text(self.html, encoding="utf-8")
-            beside.replace(file)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise full_disk(file, error) from error
-        return file
+        return write_whole(file, self.html)
 
 
 def report_of(run: Run, hardware: Hardware | None = None) -> Report:

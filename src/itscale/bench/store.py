@@ -18,7 +18,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from itscale.bench.log import AppendLog, full_disk, read_log
+from itscale.bench.log import AppendLog, read_log, write_whole
 from itscale.bench.parquet import write_parquet
 from itscale.bench.rows import SCHEMA_VERSION, Row, RowKey
 from itscale.errors import OptionError
@@ -85,7 +85,7 @@ def read_run(path: Path) -> Run:
     if not file.exists():
         raise OptionError(f"{path} holds no run (no manifest.json); give the --out folder of itscale bench")
     manifest = _checked(_read_json(file), file)
-    problems = {line["id"]: line for _, line in read_log(path / "problems.jsonl", "a problem")}
+    problems = dict(_read_problems(path / "problems.jsonl"))
     return Run(path, manifest, _read_rows(path, manifest), problems)
 
 
@@ -150,7 +150,7 @@ class RunFolder:
     def keep_problems(self, task: str, problems: Iterable[Problem]) -> None:
         """Write down questions and references of problems that are not yet there."""
         file = self.path / "problems.jsonl"
-        known = {line["id"] for _, line in read_log(file, "a problem")}
+        known = {id_ for id_, _ in _read_problems(file)}
         with AppendLog(file) as log:
             for problem in problems:
                 if problem.id not in known:
@@ -197,7 +197,9 @@ class RunFolder:
         swept = {"version": __version__, **swept}
         if not file.exists():
             others = [
-                entry.name for entry in self.path.iterdir() if entry.name not in (".lock", "manifest.tmp")
+                entry.name
+                for entry in self.path.iterdir()
+                if entry.name not in (".lock", "manifest.json.tmp")
             ]
             if others:
                 raise OptionError(
@@ -236,6 +238,15 @@ def _read_rows(folder: Path, manifest: Mapping[str, Any]) -> list[Row]:
         except (ValueError, KeyError, TypeError) as error:
             raise _not_a("result row", file, number, error) from error
     return rows
+
+
+def _read_problems(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each problem with its id."""
+    for number, line in read_log(file, "a problem"):
+        try:
+            yield str(line["id"]), line
+        except KeyError as error:
+            raise _not_a("problem", file, number, error) from error
 
 
 def _not_a(what: str, file: Path, number: int, error: Exception) -> OptionError:
@@ -293,13 +304,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _write_json(file: Path, value: Mapping[str, Any]) -> None:
-    """Replace a file in one move: a kill leaves the old one or the new one, whole."""
-    beside = file.with_suffix(".tmp")
-    try:
-        beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        beside.replace(file)
-    except OSError as error:
-        raise full_disk(file, error) from error
+    write_whole(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _locked(folder: Path) -> IO[str]:

@@ -29,7 +29,7 @@ from itscale.bench.rows import CellKey, RowKey
 from itscale.bench.store import DEFAULT_TRACE_MB
 from itscale.bench.sweep import DEFAULT_CONCURRENCY, Sweep
 from itscale.errors import OptionError, did_you_mean
-from itscale.registry import load_task, method_label, parse_method
+from itscale.registry import check_specs, load_task, method_label, parse_method
 from itscale.tasks.base import Task
 
 __all__ = ["MAIN_METHODS", "Study", "read_study"]
@@ -68,6 +68,7 @@ class Study:
         for name in ("tasks", "models", "methods", "budgets", "seeds"):
             if not getattr(self, name):
                 raise OptionError(f"{name} is empty; a sweep needs at least one of each")
+        check_specs(self.models, self.scorers)
         self.sweeps  # noqa: B018  what cannot be run is refused here, before a model is loaded
 
     @cached_property

@@ -20,6 +20,7 @@ from rich.text import Text
 from itscale.bench.cluster import on_cluster
 from itscale.bench.costs import Prices, priced, read_prices
 from itscale.bench.live import LiveSweep
+from itscale.bench.log import write_whole
 from itscale.bench.modelled import Hardware, modelled_tables, on_hardware
 from itscale.bench.plot import save_plots
 from itscale.bench.report import report_of
@@ -232,7 +233,7 @@ def _report(study: Study, store: RunFolder, json_file: Path | None, wanted: _Wan
         tables += modelled_tables(rows, by_context(summaries), wanted.machine)
     for table, _ in tables:
         console.print(table)
-    (store.path / "table.md").write_text("\n".join(text for _, text in tables), encoding="utf-8")
+    write_whole(store.path / "table.md", "\n".join(text for _, text in tables))
     failures = [row.error for row in rows if row.error is not None]
     plots = save_plots(summaries, title, store.path)
     columns = store.export()
@@ -251,7 +252,7 @@ def _report(study: Study, store: RunFolder, json_file: Path | None, wanted: _Wan
     ]
     if json_file is not None:
         text = "".join(json.dumps(summary.to_json()) + "\n" for summary in summaries)
-        json_file.write_text(text, encoding="utf-8")
+        write_whole(json_file, text)
         lines.append(f"json: {json_file}")
     for line in filter(None, lines):
         console.print(Text(line), soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from itscale.bench.costs import priced, read_prices
+from itscale.bench.log import write_whole
 from itscale.bench.modelled import modelled_tables, on_hardware
 from itscale.bench.parquet import write_parquet
 from itscale.bench.plot import save_plots
@@ -45,7 +46,7 @@ def report(
         for table, markdown in modelled_tables(run.rows, by_context(summaries), machine):
             tables.append(markdown)
             stdout().print(table)
-    (folder / "table.md").write_text("\n".join(tables), encoding="utf-8")
+    write_whole(folder / "table.md", "\n".join(tables))
     plots = save_plots(summaries, title, folder)
     columns = write_parquet(run.rows, folder / "results.parquet")
     typer.echo(
