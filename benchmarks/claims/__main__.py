@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.claims.common import block, write_section
 
-NOT_CLAIMS = {"__init__", "__main__", "common", "runs"}
+NOT_CLAIMS = {"__init__", "__main__", "choosing", "common", "runs"}
 
 
 def main(names: list[str]) -> None:
