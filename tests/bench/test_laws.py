@@ -10,6 +10,7 @@ from itscale.bench.laws import compute_optimal, fit_coverage, fit_saturation
 from itscale.bench.plan import plan_for
 from itscale.bench.rows import Row
 from itscale.budget import Usage
+from itscale.errors import OptionError
 
 
 def row(problem: str, method: str, n: int, *, correct: bool, tokens: int | None = None) -> Row:
@@ -121,6 +122,24 @@ def test_the_plan_is_the_cheapest_that_reaches_the_target():
     assert (second.cell.method, second.cell.budget, second.cost) == ("dear", 1, pytest.approx(500))
     assert second.confidence > 0.95
     assert (third.reaches, third.accuracy, third.cost_high) == (False, 0.6, math.inf)
+
+
+def test_a_handful_of_problems_makes_nobody_sure():
+    """Two of two right is little evidence for 80 %; a hundred of a hundred is enough."""
+    [few] = plan_for([row(str(i), "m", 1, correct=True, tokens=9) for i in range(2)], 0.8, "tokens")
+    assert few.reaches
+    assert 0.4 < few.confidence < 0.7
+    assert few.cost_high == math.inf
+    [many] = plan_for(rising("m", {1: 100}), 0.8, "tokens")
+    assert many.confidence == 1.0
+
+
+def test_a_run_that_has_just_begun_is_no_plan():
+    """Where no problem was run at every N a sentence says what to do; other methods are told all the same."""
+    begun = [row("a", "m", 1, correct=True, tokens=9), row("b", "m", 4, correct=True, tokens=9)]
+    with pytest.raises(OptionError, match="bench --resume"):
+        plan_for(begun, 0.5, "tokens")
+    assert [o.cell.method for o in plan_for([*begun, *rising("whole", {1: 60})], 0.5, "tokens")] == ["whole"]
 
 
 def test_a_dip_is_not_a_reason_to_stop_earlier_or_pay_more():

@@ -2,7 +2,9 @@
 
 Between the budgets that were measured accuracy is taken as linear in log N, after it has been made
 monotone (the best up to N: more may be bought and not used). Beyond the largest nothing is promised. The
-uncertainty is that of the problems: every figure is computed again on bootstrapped sets of them.
+uncertainty is that of the problems: every figure is computed again on sets of as many, drawn from them
+and two made-up ones, one always right and one never. (Without these a handful of problems that were all
+right would be right in every set, and the plan called sure; with hundreds they do not show.)
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 from itscale.bench.economy import COSTS, Cost
 from itscale.bench.rows import CellKey, Row
 from itscale.bench.statistics import cells_of
+from itscale.errors import OptionError
 
 __all__ = ["Option", "plan_for"]
 
@@ -45,6 +48,7 @@ def plan_for(rows: Sequence[Row], target: float, cost: Cost, *, seed: int = 0) -
 
     Raises:
         ValueError: there are no rows, or the target is no share between 0 and 1.
+        OptionError: no problem has a run at every N of any method.
     """
     if not rows or not 0 < target <= 1:
         raise ValueError(
@@ -53,12 +57,19 @@ def plan_for(rows: Sequence[Row], target: float, cost: Cost, *, seed: int = 0) -
     groups: dict[tuple[object, str], list[CellKey]] = {}
     for cell in cells_of(rows):
         groups.setdefault((cell.context, cell.method), []).append(cell)
-    options = [_option(rows, cells, target, cost, seed) for cells in groups.values()]
+    tables = [(cells, _tables(rows, cells, cost)) for cells in groups.values()]
+    options = [_option(cells, *table, target, seed) for cells, table in tables if table is not None]
+    if not options:
+        raise OptionError(
+            "no method has been run on one problem at all its N; go on with itscale bench --resume"
+        )
     return sorted(options, key=lambda o: (not o.reaches, o.cost if o.reaches else -o.accuracy))
 
 
-def _option(rows: Sequence[Row], cells: Sequence[CellKey], target: float, cost: Cost, seed: int) -> Option:
-    right, spent = _tables(rows, cells, cost)
+def _option(
+    cells: Sequence[CellKey], right: np.ndarray, spent: np.ndarray, target: float, seed: int
+) -> Option:
+    """What `right` and `spent`, both (problems, cells), say of one method."""
     n = np.log([cell.budget for cell in cells])
     accuracies, costs = right.mean(axis=0), spent.mean(axis=0)
     log_n = _reached(n, np.maximum.accumulate(accuracies), target)
@@ -71,12 +82,14 @@ def _option(rows: Sequence[Row], cells: Sequence[CellKey], target: float, cost: 
     at = math.log(whole)
     needed, hits = [], 0
     rng = np.random.default_rng(seed)
+    ends = np.array([[1.0], [0.0]]) * np.ones(len(cells))
+    pool, paid = np.concatenate([right, ends]), np.concatenate([spent, [costs, costs]])
     for _ in range(RESAMPLES):
-        drawn = rng.integers(0, len(right), len(right))
-        rising = np.maximum.accumulate(right[drawn].mean(axis=0))
+        drawn = rng.integers(0, len(pool), len(right))
+        rising = np.maximum.accumulate(pool[drawn].mean(axis=0))
         hits += _between(n, rising, at) >= target - 1e-12
         again = _reached(n, rising, target)
-        needed.append(math.inf if math.isinf(again) else _cost_at(n, spent[drawn].mean(axis=0), again))
+        needed.append(math.inf if math.isinf(again) else _cost_at(n, paid[drawn].mean(axis=0), again))
     low, high = np.quantile(np.array(needed), [0.025, 0.975], method="nearest")
     return Option(
         cells[0]._replace(budget=whole),
@@ -89,8 +102,10 @@ def _option(rows: Sequence[Row], cells: Sequence[CellKey], target: float, cost: 
     )
 
 
-def _tables(rows: Sequence[Row], cells: Sequence[CellKey], cost: Cost) -> tuple[np.ndarray, np.ndarray]:
-    """Mean correctness and cost, (problems, cells), of the problems that every cell has run."""
+def _tables(
+    rows: Sequence[Row], cells: Sequence[CellKey], cost: Cost
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean correctness and cost, (problems, cells), of the problems that every cell has run, if any."""
     sums: dict[str, dict[CellKey, list[tuple[bool, float]]]] = {}
     wanted = set(cells)
     for row in rows:
@@ -99,6 +114,8 @@ def _tables(rows: Sequence[Row], cells: Sequence[CellKey], cost: Cost) -> tuple[
                 (row.correct, COSTS[cost](row.usage))
             )
     whole = [own for own in sums.values() if len(own) == len(cells)]
+    if not whole:
+        return None
     means = np.array([[np.mean(own[cell], axis=0) for cell in cells] for own in whole])
     return means[:, :, 0], means[:, :, 1]
 
