@@ -97,6 +97,8 @@ def test_choosing_among_noise_is_not_rewarded():
         for i in range(200)
         for j in range(30)
     ]
+    with pytest.raises(ValueError, match="9 problems are too few for 5 groups"):
+        compute_optimal(rows, "tokens", {str(i): i / 200 for i in range(9)}, limits=[10])
     [found] = compute_optimal(rows, "tokens", {str(i): i / 200 for i in range(200)}, limits=[10])
     assert abs(found.by_difficulty - 0.5) < 0.1
     best = max(np.mean([r.correct for r in rows if r.method == f"m{j}"]) for j in range(30))

@@ -175,8 +175,15 @@ def compute_optimal(
     groups of equal size by difficulty, the cell chosen on some folds and judged on the others, so that
     choosing among many cells is not rewarded for luck. Difficulty itself is taken as known (their oracle
     bins, here from `easiness`), so what is gained is the most that a predictor of difficulty could.
+
+    Raises:
+        ValueError: fewer than two problems a group, so that nothing is left to choose by.
     """
     problems = sorted(easiness, key=lambda p: (-easiness[p], p))
+    if len(problems) < 2 * bins:
+        raise ValueError(
+            f"{len(problems)} problems are too few for {bins} groups; give {2 * bins}, or fewer bins"
+        )
     cells = list(dict.fromkeys(row.cell for row in rows))
     where, place = {c: i for i, c in enumerate(cells)}, {p: i for i, p in enumerate(problems)}
     right, spent, runs = (np.zeros((len(problems), len(cells))) for _ in range(3))
