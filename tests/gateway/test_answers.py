@@ -39,6 +39,7 @@ def test_a_plain_local_model_answers_with_a_full_envelope():
     assert choice["message"]["role"] == "assistant"
     assert choice["message"]["content"] in ("think|\nAnswer: 1", "think|\nAnswer: 2")
     assert choice["finish_reason"] == "stop"
+    assert said["itscale"]["scorer"] is None  # nobody asked one
 
 
 def test_a_method_named_in_the_model_runs_and_its_scorer_decides():

@@ -275,6 +275,7 @@ def test_unknown_paths_and_methods_are_told_in_openais_form():
     missing, wrong = within(ask)
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert wrong.json()["error"]["type"] == "invalid_request_error"
 
 
 def test_requests_are_spans_where_the_operator_wants_them():

@@ -26,15 +26,13 @@ from itscale.models.openai.failures import Refused, Unanswered
 __all__ = ["Fault", "fault_of", "upstream_fault"]
 
 _TYPES = {
-    400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     408: "timeout_error",
-    413: "invalid_request_error",
-    422: "invalid_request_error",
     429: "rate_limit_error",
 }
+"""OpenAI's types that say more than that the request was wrong (other 4xx) or the server (5xx)."""
 _URL = re.compile(r"https?://\S+")
 
 
@@ -65,7 +63,7 @@ class Fault(Exception):  # noqa: N818  it is what the client sees, not only what
         self.message = message
         self.param = param
         self.code = code
-        self.kind = kind or _TYPES.get(status, "server_error")
+        self.kind = kind or _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
         self.retry_after_s = retry_after_s
 
     @property

@@ -147,8 +147,8 @@ def plan_for(config: Config, name: str, options: ItscaleOptions) -> Plan:
         scorer_calls=options.scorer_calls or preset.scorer_calls,
         seconds=options.seconds or preset.seconds or limits.seconds,
     )
-    if method is not None and method.scorer_kind == "none":
-        scorer = None
+    if method is None or method.scorer_kind == "none":
+        scorer = None  # nobody asks it
     return Plan(name, preset.model, method, scorer, budget, options)
 
 
