@@ -226,6 +226,9 @@ class Ledger:
         Waits while too little is free but reservations of running calls may yet be returned.
         Raises OutOfBudget when nothing is left. Pair with `return_tokens(granted)`.
         """
+        if not self._scarce_tokens:
+            self.check()
+            return wanted
         async with self._returned:
             while True:
                 self.check()
@@ -254,6 +257,11 @@ class Ledger:
         return within and tokens <= self.left
 
     @property
+    def _scarce_tokens(self) -> bool:
+        """Whether a limit is on tokens, so that they have to be reserved."""
+        return self.budget.tokens is not None or self.budget.dollars is not None
+
+    @property
     def _least(self) -> tuple[float, StopReason]:
         """What is `left`, and the limit that says so."""
         left = [(math.inf, StopReason.TOKENS)]
@@ -273,6 +281,8 @@ class Ledger:
 
     async def return_tokens(self, granted: int) -> None:
         """The call a reservation was made for has ended and charged what it used."""
+        if not self._scarce_tokens:
+            return
         async with self._returned:
             self._reserved_tokens -= granted
             self._returned.notify_all()

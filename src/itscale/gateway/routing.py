@@ -38,6 +38,9 @@ _HEADERS = {
 }
 
 
+_NOTHING_SAID = ItscaleOptions.model_validate({})
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a request is to be answered with."""
@@ -81,6 +84,8 @@ def options_in(headers: Mapping[str, str], body: ItscaleOptions | None) -> Itsca
             raise Fault(
                 400, f"{header} is {value[:50]!r}; give a positive number", param=header, code="invalid_value"
             ) from None
+    if not said:
+        return body or _NOTHING_SAID
     given = body.model_dump(exclude_unset=True) if body is not None else {}
     return ItscaleOptions(**{**said, **given})
 

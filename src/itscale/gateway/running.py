@@ -150,6 +150,8 @@ def _refuse_unreadable(prompt: Prompt, model: Model) -> None:
 
 async def run_all(job: Job) -> list[Result]:
     """All choices at once. An error or a cancellation cancels the others, up to their servers."""
+    if len(job.seeds) == 1:
+        return [await job.run(0)]
     tasks = [asyncio.ensure_future(job.run(i)) for i in range(len(job.seeds))]
     try:
         return await asyncio.gather(*tasks)

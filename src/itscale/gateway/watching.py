@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -109,8 +110,9 @@ class Metrics:
     def over(self, record: Record) -> None:
         """Count a request that has ended."""
         model, method = record.model, record.method
-        self.requests.labels(record.route, model, method, str(record.status)).inc()
-        self.seconds.labels(record.route, method).observe(time.monotonic() - record.began)
+        requests, seconds = self._counting(record.route, model, method, record.status)
+        requests.inc()
+        seconds.observe(time.monotonic() - record.began)
         if record.code is not None:
             self.faults.labels(record.code).inc()
         if record.cache is not None:
@@ -124,6 +126,10 @@ class Metrics:
                 self.calls.labels(model, "failed").inc(record.failed_calls)
             if record.dollars:
                 self.dollars.labels(model, method).inc(record.dollars)
+
+    @cache  # noqa: B019  as many as there are series; finding one by its labels takes longer than counting
+    def _counting(self, route: str, model: str, method: str, status: int) -> tuple[Counter, Histogram]:
+        return self.requests.labels(route, model, method, str(status)), self.seconds.labels(route, method)
 
     def text(self, runtime: Runtime) -> bytes:
         """The page Prometheus reads."""

@@ -246,7 +246,7 @@ class Endpoint:
     def _taken(self, event: bytes, url: str, body: bytes | None, call: Call) -> None:
         """One piece of a streamed answer, put behind those before it."""
         try:
-            said = json.loads(event)
+            said = json.loads(event.decode())
             if "error" in said:
                 self._raise_for(_status_in(said), event, None, url, body)
             deltas = call.came.add(said)
@@ -298,10 +298,9 @@ class Endpoint:
 
 async def _to_the_end(blocks: AsyncIterator[bytes]) -> None:
     """Read to its end, a body leaves its connection to the next call."""
+    if getattr(blocks, "whole", False):
+        return
     with suppress(TimeoutError, httpx.RequestError):
-        if getattr(blocks, "whole", False):
-            await anext(blocks, None)
-            return
         async with asyncio.timeout(END_S):
             async for _ in blocks:
                 pass

@@ -204,13 +204,15 @@ class _Connection(asyncio.Protocol):
         """Whether another request may go out on it."""
         transport = self._transport
         open_ = transport is not None and not transport.is_closing()
-        return open_ and self.whole and self._kept_alive and not self._pieces and self._error is None
+        return open_ and self.whole and self._kept_alive and self._error is None
 
     def send(self, request: bytes) -> None:
         """Send a request, whole."""
         assert self._transport is not None
         self._status, self.whole, self._sized = 0, False, False
         self.headers = []
+        self._pieces.clear()  # of an answer that came whole and was not read to its end
+        self._unread = 0
         self._transport.write(request)
 
     async def begun(self) -> int:
