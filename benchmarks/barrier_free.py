@@ -1,10 +1,14 @@
 """What a particle filter without a barrier gains: the cascade beside the filter at equal N.
 
-    python benchmarks/barrier_free.py [--problems 60] [--budget 16] [--in-flight 3]
+    python -m benchmarks.barrier_free [--problems 200] [--embedded 30]
 
-The embedded reasoner and process reward model, once as they are (one engine, all paths step
-together) and once as behind servers: every token takes 10 ms, every judgement 30 ms, and each call
-that times a factor of its own (log-normal, standard deviation 0.8: queues, other people's load).
+1. A model that is a table: ten steps of 1 to some hundred tokens (geometric, mean 20), one in twelve
+   of them a mistake, judged rightly but with noise. A token takes 2 ms, a judgement 10 ms; as many
+   calls at once as there are.
+2. The embedded reasoner and process reward model on Countdown as if behind servers: a token takes
+   30 ms, a judgement 60 ms, and each call that times a factor of its own (log-normal, standard
+   deviation 0.8: queues, other people's load).
+3. The same as they are, on the engine in this process, where all paths step together.
 """
 
 from __future__ import annotations
@@ -14,30 +18,68 @@ import asyncio
 
 from benchmarks.uneven import HEAD, LateScorer, UnevenModel, timed
 from itscale.methods import ParticleCascade, ParticleFilter
+from itscale.models.fake import FakeModel
+from itscale.randomness import derive
 from itscale.registry import load_model, load_scorer
 from itscale.scorers.base import ProcessScorer
-from itscale.tasks import Chain, Countdown
+from itscale.scorers.fake import FakeProcessScorer
+from itscale.tasks import Countdown
+from itscale.types import Problem, Prompt
 
 METHODS = {
     "particle-filter": ParticleFilter(),
     "particle-cascade": ParticleCascade(),
     "particle-cascade:races=true": ParticleCascade(races=True),
 }
-TOKEN_S, JUDGEMENT_S, SPREAD = 0.010, 0.030, 0.8
+N, STEPS, MEAN_TOKENS, MISTAKES = 16, 10, 20, 1 / 12
 
 
-async def measure(problems: int, n: int, in_flight: int) -> None:
-    """Both tables."""
+def next_token(prefix: tuple[str, ...]) -> dict[str, float]:
+    """Ten steps of words, each right or not, and then whether all were."""
+    ended = [token for token in prefix if token.endswith("|")]
+    if prefix and prefix[-1].startswith("Answer"):
+        return {"$": 1.0}
+    if len(ended) == STEPS:
+        return {f"Answer: {int('no|' not in ended)}": 1.0}
+    stop = 1 / MEAN_TOKENS
+    return {"w": 1 - stop, "ok|": stop * (1 - MISTAKES), "no|": stop * MISTAKES}
+
+
+def judge(texts: tuple[str, ...]) -> float:
+    """Low after a mistake, with noise that is a function of the text."""
+    right = not any("no|" in text or text == "Answer: 0" for text in texts)
+    return (0.75 if right else 0.25) + 0.2 * (derive(0, *texts) / 2**63 - 0.5)
+
+
+class Chains:
+    """Problems that are one and the same; what counts is whether the answer is 1."""
+
+    def problems(self, count: int, *, seed: int = 0) -> list[Problem]:
+        """So many; the seed of a run is the number of its problem."""
+        del seed
+        return [Problem(str(i), Prompt.user("go"), "1") for i in range(count)]
+
+    def check(self, problem: Problem, text: str) -> bool:
+        """Whether no step was a mistake."""
+        del problem
+        return text.endswith("Answer: 1")
+
+
+async def measure(problems: int, embedded: int) -> None:
+    """All three tables."""
+    vocabulary = ["w", "ok|", "no|", "Answer: 0", "Answer: 1", "$"]
+    table = UnevenModel(FakeModel(next_token, vocabulary=vocabulary), 0.002, 0.0)
+    noisy = LateScorer(FakeProcessScorer(judge), 0.010, 0.0)
     model, scorer = load_model("embedded"), load_scorer("embedded")
     assert isinstance(scorer, ProcessScorer)
-    served, judged = UnevenModel(model, TOKEN_S, SPREAD), LateScorer(scorer, JUDGEMENT_S, SPREAD)
-    for title, task, level, m, s, together in (
-        ("Countdown behind uneven servers", Countdown(), None, served, judged, in_flight),
-        ("Chain of 6 steps behind uneven servers", Chain(), 6, served, judged, in_flight),
-        ("Countdown on the engine in this process", Countdown(), None, model, scorer, 1),
+    served, judged = UnevenModel(model, 0.030, 0.8), LateScorer(scorer, 0.060, 0.8)
+    for title, task, count, m, s, together in (
+        ("Ten steps of uneven length", Chains(), problems, table, noisy, 10),
+        ("Countdown behind uneven servers", Countdown(), embedded, served, judged, 3),
+        ("Countdown on the engine in this process", Countdown(), embedded, model, scorer, 1),
     ):
-        print(f"\n{title}, N = {n}, {problems} problems\n\n{HEAD}", flush=True)
-        rows = await timed(METHODS, task, problems, m, s, n, together, level=level)
+        print(f"\n{title}, N = {N}, {count} problems\n\n{HEAD}", flush=True)
+        rows = await timed(METHODS, task, count, m, s, N, together)
         for row in rows:
             print(row.row(rows[0]), flush=True)
     await model.close()
@@ -46,8 +88,7 @@ async def measure(problems: int, n: int, in_flight: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--problems", type=int, default=60)
-    parser.add_argument("--budget", type=int, default=16)
-    parser.add_argument("--in-flight", type=int, default=3)
+    parser.add_argument("--problems", type=int, default=200)
+    parser.add_argument("--embedded", type=int, default=30)
     arguments = parser.parse_args()
-    asyncio.run(measure(arguments.problems, arguments.budget, arguments.in_flight))
+    asyncio.run(measure(arguments.problems, arguments.embedded))

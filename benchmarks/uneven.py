@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 
@@ -18,10 +19,9 @@ from itscale.methods.base import Result
 from itscale.models.base import Model, WrappedModel
 from itscale.randomness import Randomness, derive
 from itscale.scorers.base import ProcessScorer
-from itscale.tasks.base import GeneratedTask
 from itscale.types import Path, Problem, Sampling, Until
 
-__all__ = ["LateScorer", "Timed", "UnevenModel", "timed"]
+__all__ = ["HEAD", "LateScorer", "Timed", "UnevenModel", "timed"]
 
 
 def _jitter(seed: int, spread: float) -> float:
@@ -98,6 +98,14 @@ class Timed:
         return f"{pairs[0].sum() / pairs[1].sum():.2f} ({low:.2f} to {high:.2f})"
 
 
+class Exercises(Protocol):
+    """Problems and their check."""
+
+    def problems(self, count: int, *, seed: int = 0) -> list[Problem]: ...
+
+    def check(self, problem: Problem, text: str) -> bool: ...
+
+
 HEAD = (
     "| method | accuracy (95 %) | tokens a problem | discarded | seconds a problem | times as fast (95 %) |\n"
     "|---|---|---:|---:|---:|---|"
@@ -106,14 +114,12 @@ HEAD = (
 
 async def timed(
     methods: dict[str, Method],
-    task: GeneratedTask,
+    task: Exercises,
     problems: int,
     model: Model,
     scorer: ProcessScorer,
     n: int,
     in_flight: int,
-    *,
-    level: int | None = None,
 ) -> list[Timed]:
     """Every method on the same held-out problems, each problem's runs one after the other.
 
@@ -134,8 +140,6 @@ async def timed(
                 done[label].discarded.append(result.usage.discarded_tokens)
                 done[label].right.append(task.check(problem, result.text))
 
-    await asyncio.gather(
-        *(one(i, problem) for i, problem in enumerate(task.problems(problems, level=level, seed=1)))
-    )
+    await asyncio.gather(*(one(i, problem) for i, problem in enumerate(task.problems(problems, seed=1))))
     assert all(len(a.seconds) == len(b.seconds) for a, b in pairwise(done.values()))
     return list(done.values())

@@ -55,6 +55,8 @@ SHOWN: Mapping[str, Shown] = {
     "particle-filter": Shown("particle-filter", n=6),
     "parallel-tempering": Shown("parallel-tempering:chains=2,iterations=2", n=12),
     "particle-cascade": Shown("particle-cascade", n=6, seed=7),
+    "resample-move": Shown("resample-move:ess_threshold=1", n=4),
+    "revision-smc": Shown("revision-smc:levels=1,ess_threshold=1", n=4),
     "step-beam": Shown("step-beam:width=3", n=6),
     "mcts": Shown("mcts:width=2,exploration=0.5", seed=11),
     "dts": Shown("dts:widen=1,alpha=0.5", n=6, seed=11),

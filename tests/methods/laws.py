@@ -14,11 +14,13 @@ from itscale.testing import enumerate_expectation
 from tests.methods.trees import JUDGEMENTS, PROMPT, exact
 
 
-def deviation(method: Method, table: dict, n: int, truth: dict | None = None) -> float:
+def deviation(
+    method: Method, table: dict, n: int, truth: dict | None = None, judge=JUDGEMENTS.__getitem__
+) -> float:
     """Largest error of E[Zhat * weighted population] over all paths, and of E[Zhat]."""
     truth = truth or exact(table, method.target)
     index = {ids: i for i, ids in enumerate(truth)}
-    model, scorer = FakeModel(table), FakeProcessScorer(JUDGEMENTS.__getitem__)
+    model, scorer = FakeModel(table), FakeProcessScorer(judge)
 
     async def estimate(rng) -> np.ndarray:
         result = await method.run(PROMPT, model, scorer, Budget(generations=n), rng)

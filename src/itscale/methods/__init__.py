@@ -29,6 +29,8 @@ from itscale.methods.particle_filter import ParticleFilter
 from itscale.methods.particle_gibbs import ParticleGibbs
 from itscale.methods.pruned_majority import PrunedMajority
 from itscale.methods.rebase import Rebase
+from itscale.methods.resample_move import ResampleMove
+from itscale.methods.revision_smc import RevisionSMC
 from itscale.methods.round_robin import RoundRobin
 from itscale.methods.sample import Sample
 from itscale.methods.segment_tree import SegmentTree
@@ -71,7 +73,9 @@ __all__ = [
     "ParticleGibbs",
     "PrunedMajority",
     "Rebase",
+    "ResampleMove",
     "Result",
+    "RevisionSMC",
     "RoundRobin",
     "SMCBeam",
     "Sample",

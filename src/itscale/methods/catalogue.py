@@ -34,6 +34,8 @@ from itscale.methods import (
     ParticleGibbs,
     PrunedMajority,
     Rebase,
+    ResampleMove,
+    RevisionSMC,
     RoundRobin,
     Sample,
     SegmentTree,
@@ -89,6 +91,8 @@ METHODS: Mapping[str, type[Method]] = {
         EntropicParticleFilter,
         SMCBeam,
         ParticleCascade,
+        ResampleMove,
+        RevisionSMC,
         ParticleGibbs,
         ParallelTempering,
     )

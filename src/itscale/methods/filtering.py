@@ -181,10 +181,17 @@ async def log_importance(session: Session, path: Path) -> float:
     """log p(step) / q(step) (nats) of a path's last step, drawn from q: p at the method's temperature.
 
     -inf, a lost path, when the call for it failed; 0 when a limit bound and the run is over anyway.
+
+    Raises:
+        OptionError: the model does not tell q (servers do at temperature 1 alone).
     """
     assert path.parent is not None
     assert path.step is not None
-    assert path.step.logprob is not None
+    if path.step.logprob is None:
+        raise OptionError(
+            "the model does not tell log-probabilities at that proposal_temperature; "
+            "leave it out, or use an in-process model (hf:PATH)"
+        )
     target = await session.logprobs(path.parent, path.step.token_ids)
     if target is None:
         return 0.0 if session.exhausted else -math.inf
