@@ -142,13 +142,13 @@ async def reloaded(client: httpx.AsyncClient, url: str, file: Path) -> None:
 
 
 def test_workers_share_one_port_and_one_page_of_metrics(tmp_path: Path):
-    """Two processes answer, and what each counted is added up."""
+    """Two processes answer, what each counted is added up, and on SIGTERM nothing is lost."""
 
     async def run() -> str:
         server = await asyncio.start_server(upstream, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        manager = serving(tmp_path / "gateway.toml", port, workers=2, drain_s=0)
-        _, url = await asyncio.to_thread(manager.__enter__)
+        manager = serving(tmp_path / "gateway.toml", port, workers=2, drain_s=0.5)
+        process, url = await asyncio.to_thread(manager.__enter__)
         try:
             for _ in range(10):
                 async with httpx.AsyncClient(timeout=20) as client:
@@ -156,7 +156,16 @@ def test_workers_share_one_port_and_one_page_of_metrics(tmp_path: Path):
                         await client.post(f"{url}/v1/chat/completions", content=body("hi"))
                     ).status_code == 200
             async with httpx.AsyncClient(timeout=20) as client:
-                return (await client.get(f"{url}/metrics")).text
+                told = (await client.get(f"{url}/metrics")).text
+                slow = [
+                    asyncio.ensure_future(client.post(f"{url}/v1/chat/completions", content=body("slow")))
+                    for _ in range(20)
+                ]
+                await asyncio.sleep(0.5)
+                process.send_signal(signal.SIGTERM)
+                assert [r.json() for r in await asyncio.gather(*slow)] == [{"said": "42"}] * 20
+            assert await asyncio.to_thread(process.wait, 20) in (0, -signal.SIGTERM)
+            return told
         finally:
             await asyncio.to_thread(manager.__exit__, None, None, None)
             server.close()
