@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import trustme
 
 from itscale.models.openai.connections import LeanTransport
 from itscale.models.openai.pool import Pool
@@ -243,3 +246,31 @@ def test_connections_are_lean_unless_a_proxy_stands_between(
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr("itscale.models.openai.pool.may_be_http2", lambda: False)
     assert isinstance(Pool(url).transport, LeanTransport) == lean
+
+
+def test_tls_is_spoken_and_the_certificate_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A server somebody vouches for answers; one nobody knows, or of another name, is no connection."""
+    authority, offered = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(offered)
+    known = tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(known)
+    served = Served(SIZED)
+
+    async def run() -> Any:
+        server = await asyncio.start_server(served, "127.0.0.1", 0, ssl=offered)
+        port = server.sockets[0].getsockname()[1]
+        stranger, friend = LeanTransport(), LeanTransport()
+        with pytest.raises(httpx.ConnectError, match="certificate"):
+            await ask(stranger, f"https://localhost:{port}/")
+        monkeypatch.setenv("SSL_CERT_FILE", str(known))
+        said = [(await ask(friend, f"https://localhost:{port}/")).content for _ in range(2)]
+        with pytest.raises(httpx.ConnectError, match="certificate"):
+            await ask(friend, f"https://127.0.0.1:{port}/")
+        for transport in (stranger, friend):
+            await transport.aclose()
+        server.close()
+        await asyncio.sleep(0.05)
+        return said
+
+    assert asyncio.run(run()) == [b"hello"] * 2
+    assert len(served.bodies) == 2
