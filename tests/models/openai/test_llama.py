@@ -50,7 +50,7 @@ class LlamaServer(Server):
                 return ok({"tokens": self.ids_of(body["content"])})
             return ok({"tokens": [BASE + i for i in range(len(body["content"].split()))]})
         if path == "/props":
-            return ok({"default_generation_settings": {"n_ctx": self.context or 100}})
+            return ok({"default_generation_settings": {"n_ctx": self.context or 100}, "total_slots": 3})
         if path == "/completion":
             return self._native(body)
         return await super()._answer(path, body, headers)
@@ -212,6 +212,19 @@ def test_what_had_come_of_a_cancelled_call_is_charged():
         assert ledger.generated_tokens == server.generated >= 2
         assert ledger.prompt_tokens == 4
         assert server.aborted == 2
+
+    asyncio.run(run())
+
+
+def test_no_more_is_asked_at_once_than_the_server_s_slots_keep_busy():
+    """Twice as many as it says it has."""
+
+    async def run() -> None:
+        server = LlamaServer(turns=20)
+        model = await connected(server)
+        assert model.facts.slots == 3
+        await extended(model, Path.root(PROMPT), 24, "end")
+        assert server.peak == model.endpoint.concurrency.peak == 6
 
     asyncio.run(run())
 

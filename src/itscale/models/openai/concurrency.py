@@ -35,6 +35,11 @@ class Concurrency:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._decreases = 0
 
+    def cap(self, most: int) -> None:
+        """Never more than so many in flight from now on."""
+        self.ceiling = min(self.ceiling, most)
+        self.limit = min(self.limit, float(most))
+
     async def acquire(self) -> int:
         """Wait for a slot; the mark that `release` wants back."""
         if self.in_flight < int(self.limit) and not self._waiting:

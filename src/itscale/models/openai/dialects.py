@@ -59,6 +59,8 @@ class Facts:
     limit_field: str = "max_tokens"
     max_context: int | None = None
     """Tokens of prompt and answer together."""
+    slots: int | None = None
+    """How many requests the server works on at once, where it says."""
     prefill: Prefill | None = None
     """Chat: how an assistant turn is continued."""
     stop: Literal["included", "named"] | None = None

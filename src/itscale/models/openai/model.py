@@ -136,6 +136,9 @@ class OpenAIModel(Model):
         request = await dialect.request(path, until, sampling)
         if request is None:
             return [path.child(Step((), "", End.LENGTH, 0.0)) for _ in range(n)]
+        if dialect.facts.slots:
+            # What waits there waits on a thread that every token wakes up; here it costs nothing.
+            self.endpoint.concurrency.cap(2 * dialect.facts.slots)
         asking = Asking(dialect, path, request, sampling, ledger, heard)
         came: list[Path] = []
         refused = False

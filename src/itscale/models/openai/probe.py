@@ -61,7 +61,7 @@ async def models_at(endpoint: Endpoint) -> dict[str, int | None]:
     listed = answer.get("data")
     if not isinstance(listed, list) or not all(isinstance(m, dict) and "id" in m for m in listed):
         raise _incompatible(endpoint.address, f"{url} lists no models")
-    return {str(model["id"]): _context_of(model) for model in listed}
+    return {str(model["id"]): _size(model.get("max_model_len")) for model in listed}
 
 
 async def probe(endpoint: Endpoint) -> Facts:
@@ -86,9 +86,8 @@ async def probe(endpoint: Endpoint) -> Facts:
     return facts or await chat_facts(endpoint, name, offered.get(name))
 
 
-def _context_of(model: Mapping[str, Any]) -> int | None:
-    size = model.get("max_model_len")
-    return size if isinstance(size, int) and size > 0 else None
+def _size(told: Any) -> int | None:
+    return told if isinstance(told, int) and told > 0 else None
 
 
 def _incompatible(address: Address, why: str) -> ModelError:
@@ -147,7 +146,7 @@ async def _llama_facts(endpoint: Endpoint, model: str) -> Facts | None:
     url = f"{endpoint.address.root}/completion"
     try:
         ids = list(await prompt_ids(endpoint, _QUESTION))
-        context = (await endpoint.get(f"{endpoint.address.root}/props")).get("default_generation_settings")
+        props = await endpoint.get(f"{endpoint.address.root}/props")
 
         async def ask(temperature: float, seed: int, stops: list[str], call: Call | None = None) -> Reply:
             sampling = Sampling(temperature=temperature)
@@ -166,7 +165,7 @@ async def _llama_facts(endpoint: Endpoint, model: str) -> Facts | None:
     same = stopped.token_ids == (greedy.token_ids or ())[: len(stopped.token_ids or ())]
     if not (greedy.token_ids and same and told):
         return None
-    size = context.get("n_ctx") if isinstance(context, dict) else None
+    settings = props.get("default_generation_settings")
     return Facts(
         model=model,
         dialect="llama",
@@ -176,7 +175,8 @@ async def _llama_facts(endpoint: Endpoint, model: str) -> Facts | None:
         logprobs=streams is not None and greedy.logprobs is not None,
         neutral=True,
         streams=streams,
-        max_context=size if isinstance(size, int) and size > 0 else None,
+        max_context=_size(settings.get("n_ctx")) if isinstance(settings, dict) else None,
+        slots=_size(props.get("total_slots")),
         stop="named",
     )
 
