@@ -19,6 +19,7 @@ __all__ = [
     "Scored",
     "Stopped",
     "Trace",
+    "Weighed",
 ]
 
 
@@ -47,6 +48,15 @@ class Compared:
 
     paths: tuple[int, ...]
     ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """A population took a step: slot i has path `paths[i]` and this weight of the whole (linear)."""
+
+    paths: tuple[int, ...]
+    weights: tuple[float, ...]
+    ess: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +110,7 @@ class Chosen:
     path: int
 
 
-Event = Proposed | Scored | Compared | Resampled | Exchanged | Pruned | Failed | Stopped | Chosen
+Event = Proposed | Scored | Compared | Weighed | Resampled | Exchanged | Pruned | Failed | Stopped | Chosen
 
 
 class Trace:

@@ -162,6 +162,12 @@ def test_a_filter_is_shown_round_by_round():
     result, texts = result_of(ParticleFilter(ess_threshold=1.0), 8), Texts()
     shown = compact(plain(result), texts)
     assert [frame["kind"] for frame in shown["frames"]] == ["grow", "resample", "grow", "choose"]
+    for frame, slots in ((0, 8), (2, 8)):
+        weights = dict(map(tuple, shown["frames"][frame]["weights"]))
+        assert sum(weights.values()) == pytest.approx(1, abs=1e-3)
+        assert all(shown["nodes"][node][5] == frame for node in weights)
+        assert 1 <= shown["frames"][frame]["ess"] <= slots
+    assert len({weight for _, weight in shown["frames"][0]["weights"]}) == 2  # thinking weighs more
     assert len(shown["frames"][1]["paths"]) == len(shown["frames"][1]["weights"]) == 8
     assert [node[5] for node in shown["nodes"]] == [-1] + [0] * 8 + [2] * 8
     assert all(node[4] in (0.8, 0.3, 0.7, 0.4) for node in shown["nodes"][1:])

@@ -86,16 +86,18 @@ def test_a_saved_trace_replays_to_the_same_tree():
       { event: "proposed", path: 1, parent: 0, text: "a", tokens: 1, end: "boundary", at: 0.1 },
       { event: "proposed", path: 2, parent: 0, text: "b", tokens: 1, end: "boundary", at: 0.1 },
       { event: "scored", path: 1, scores: [0.9], at: 0.2 },
+      { event: "weighed", paths: [1, 2, 1], weights: [0.5, 0.2, 0.3], ess: 2.6, at: 0.25 },
       { event: "resampled", paths: [1, 1], weights: [0.9, 0.1], ess: 1.2, log_evidence: 0, at: 0.3 },
       { event: "proposed", path: 3, parent: 1, text: "c", tokens: 2, end: "eos", at: 0.4 },
       { event: "chosen", path: 3, at: 0.5 },
     ];
     const play = (list) => list.reduce(take, emptyRun({ model: "m" }));
     const live = play(events);
+    const weighed = [...play(events.slice(0, 4)).weights];
     const again = play(opened(JSON.parse(JSON.stringify(saved(live)))).events);
     const told = (run) => [...run.nodes.values()].map((n) => [n.id, n.lane, n.depth, n.dropped ?? false]);
     console.log(JSON.stringify({
-      live: told(live), again: told(again), text: textOf(live, 3), tokens: live.tokens,
+      weighed, live: told(live), again: told(again), text: textOf(live, 3), tokens: live.tokens,
       votes: votes({ candidates: [
         { answer: "x", weight: 0.25, score: 1 }, { answer: "y", weight: 0.75, score: null } ] }),
     }));
@@ -111,6 +113,7 @@ def test_a_saved_trace_replays_to_the_same_tree():
     said = json.loads(made.stdout)
     assert said["live"] == said["again"]
     assert [row for row in said["live"] if row[3]] == [[2, 1, 1, True]]
+    assert said["weighed"] == [[1, 0.8], [2, 0.2]]
     assert said["text"] == "ac"
     assert said["tokens"] == 4
     assert [row["answer"] for row in said["votes"]] == ["y", "x"]

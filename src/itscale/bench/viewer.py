@@ -36,7 +36,8 @@ def compact(trace: Mapping[str, Any], texts: Texts) -> dict[str, Any]:
 
     A node is `[parent, text, tokens, end, score, frame it was proposed in]`, the root node 0; its
     score is the scorer's for the path up to it, None where it was not judged. A frame is an object
-    with its `kind` (grow, resample, prune, compare, stop, choose) and what it needs.
+    with its `kind` (grow, resample, prune, compare, stop, choose) and what it needs; `weights` of a grow
+    are `[node, weight]`, of a resampling those of its slots before.
     """
     tree = _Tree(texts)
     for event in trace["events"]:
@@ -73,6 +74,8 @@ class _Tree:
             self._propose(event)
         elif kind == "scored":
             self._score(event)
+        elif kind == "weighed":
+            self._weigh(event)
         elif kind == "resampled":
             slots = self._nodes_of(event["paths"])
             weights = [_short(w) for w in event["weights"]]
@@ -118,6 +121,17 @@ class _Tree:
             if self.nodes[node][4] is None:
                 self.nodes[node][4] = _short(score)
             node = self.nodes[node][0]
+
+    def _weigh(self, event: Mapping[str, Any]) -> None:
+        """What the paths weigh belongs to the frame in which they grew; slots of one path add up."""
+        weights: dict[int, float] = {}
+        for path, weight in zip(event["paths"], event["weights"], strict=True):
+            node = self.node_of.get(path)
+            if node is not None:
+                weights[node] = weights.get(node, 0.0) + weight
+        if self.frames:
+            told = [[node, _short(weight)] for node, weight in weights.items()]
+            self.frames[-1] |= {"weights": told, "ess": _short(event["ess"])}
 
     def _frame(self, kind: str, **more: Any) -> None:
         self.frames.append({"kind": kind, **more})

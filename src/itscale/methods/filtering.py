@@ -174,7 +174,10 @@ async def extended(
         ratios = await together(log_importance(session, items[i]) for i in moved)
         for i, ratio in zip(moved, ratios, strict=True):
             increments[i] += ratio
-    return Population(tuple(items), population.log_weights).reweight(increments)
+    again = Population(tuple(items), population.log_weights).reweight(increments)
+    if max(again.log_weights) > -math.inf:
+        session.weighed(again)
+    return again
 
 
 async def log_importance(session: Session, path: Path) -> float:

@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from itscale.budget import Ledger, OutOfBudget
 from itscale.errors import AllFailedError, ModelError, OptionError, ScorerError
-from itscale.events import Compared, Event, Failed, Pruned, Resampled, Scored, Trace
+from itscale.events import Compared, Event, Failed, Pruned, Resampled, Scored, Trace, Weighed
 from itscale.methods.ahead import Ahead
 from itscale.methods.arrivals import Arrivals, together, within
 from itscale.methods.lineage import Ending, How, Lineage, check_moved
@@ -275,6 +275,11 @@ class Session(Steering):
         if not pairs and self.exhausted:
             return [(self.root, None)]  # the best so far: a limit bound before the first answer
         return pairs
+
+    def weighed(self, population: Population[Path]) -> None:
+        """Record the weights of a population that took a step."""
+        ids = tuple(self.path_id(path) for path in population.items)
+        self._emit(Weighed(ids, tuple(population.weights.tolist()), population.ess))
 
     def resampled(self, before: Population[Path], after: Population[Path]) -> None:
         """Record that slot i now continues `after.items[i]`; what no slot continues is dropped."""

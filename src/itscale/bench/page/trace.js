@@ -94,12 +94,12 @@ function stateAt(run, last) {
       const kept = new Set(frame.paths);
       for (const i of frame.paths) times.set(i, (times.get(i) || 0) + 1);
       run.nodes.forEach((node, i) => { if (node[5] >= 0 && node[5] < f && !kept.has(i) && !run.layout.children[i].some((child) => run.nodes[child][5] < f)) gone.add(i); });
-      for (const i of kept) gone.delete(i);
+      for (const i of kept) { gone.delete(i); weights.set(i, times.get(i) / frame.paths.length); }
     }
-    if (frame.kind === "grow") times.clear();
+    if (frame.kind === "grow") { times.clear(); weights.clear(); for (const [i, weight] of frame.weights || []) weights.set(i, weight); }
   }
   if (last === run.frames.length - 1)
-    for (const c of run.candidates) if (c.node !== null && c.weight !== null) weights.set(c.node, (weights.get(c.node) || 0) + c.weight);
+    { if (run.candidates.some((c) => c.weight !== null)) weights.clear(); for (const c of run.candidates) if (c.node !== null && c.weight !== null) weights.set(c.node, (weights.get(c.node) || 0) + c.weight); }
   return { gone, times, weights };
 }
 
@@ -108,8 +108,8 @@ function frameWords(run, f) {
   const born = run.nodes.filter((node) => node[5] === f).length;
   const unique = new Set(frame.paths || []).size, slots = (frame.paths || []).length;
   const words = {
-    grow: () => `${born} step${born === 1 ? "" : "s"} proposed` + (run.nodes.some((node) => node[5] === f && node[4] !== null) ? " and scored" : ""),
-    resample: () => `resampled: ${slots} particles now continue ${unique} path${unique === 1 ? "" : "s"} (effective sample size ${frame.ess} of ${slots})`,
+    grow: () => `${born} step${born === 1 ? "" : "s"} proposed` + (run.nodes.some((node) => node[5] === f && node[4] !== null) ? " and scored" : "") + (frame.weights ? `; effective sample size of the weights ${frame.ess.toFixed(1)}` : ""),
+    resample: () => `resampled: ${slots} particles now continue ${unique} path${unique === 1 ? "" : "s"} (effective sample size ${frame.ess.toFixed(1)} of ${slots})`,
     prune: () => `${slots} path${slots === 1 ? "" : "s"} pruned`,
     compare: () => `${slots} paths compared`, compared: () => `${slots} paths compared`,
     fail: () => "a call failed: " + frame.text,
@@ -145,6 +145,7 @@ function drawFrame(run, stage, side, caption) {
       onmousemove: (event) => tell(event, nodeWords(run, i, state)), onmouseleave: hush,
       onclick: () => { viewer.picked = i; drawFrame(run, stage, side, caption); } });
     const times = state.times.get(i);
+    if (weight !== undefined && !final && run.frames[last].weights && row > 15) put(svg, "text", { class: "weight", x: px(i) + r + 3, y: py(i) + 4 }, percent(weight, 0));
     if (times > 1) put(svg, "text", { class: "times", x: px(i) + r + 3, y: py(i) + 4 }, "×" + times);
   }
   if (final) nameAnswers(svg, run, px, py, state, row);

@@ -54,6 +54,10 @@ export function take(run, event) {
     const node = run.nodes.get(event.path);
     if (node) node.score = event.scores.at(-1);
     run.scored += 1;
+  } else if (event.event === "weighed") {
+    const weights = new Map();
+    event.paths.forEach((path, i) => weights.set(path, (weights.get(path) ?? 0) + event.weights[i]));
+    run.weights = weights;
   } else if (event.event === "resampled") {
     run.resampled += 1;
     const slots = new Map();
