@@ -25,12 +25,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """A model added one step to a path."""
+    """A path has one step more: a model's, or one that the method put there."""
 
     path: int
     parent: int
     text: str
     tokens: int
+    """That were generated; 0 for a step that the method put there."""
     end: str
 
 

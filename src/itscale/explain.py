@@ -5,6 +5,7 @@ Knows no method by name: everything said is read off the result and its trace.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -80,9 +81,9 @@ def _alike(result: Result) -> list[_Alike]:
     for members in groups.values():
         own = [result.candidates[i] for i in members]
         weights = [c.weight for c in own if c.weight is not None]
-        best = max(own, key=lambda c: (c.score is not None, c.score or 0.0))
+        best = max(own, key=lambda c: _known(c.score))
         rows.append(_Alike(len(own), sum(weights) if weights else None, best, result.chosen in members))
-    return sorted(rows, key=lambda row: (-(row.weight or 0.0), -(row.shown.score or 0.0)))
+    return sorted(rows, key=lambda row: (-(row.weight or 0.0), -_known(row.shown.score)))
 
 
 def _candidate_table(result: Result) -> Table:
@@ -223,6 +224,11 @@ def _answer(candidate: Candidate) -> str:
     if candidate.answer is not None:
         return candidate.answer
     return "cut off" if candidate.path.truncated else "none"
+
+
+def _known(score: float | None) -> float:
+    """A score to order by: what was not judged comes last, after scores below 0 too."""
+    return -math.inf if score is None else score
 
 
 def _number(value: float | None) -> str:

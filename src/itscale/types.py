@@ -265,7 +265,7 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a token is drawn. Temperature 0 is greedy. Unset means the model's own default."""
+    """How a token is drawn. Temperature 0 is greedy."""
 
     temperature: float = 1.0
     top_p: float = 1.0

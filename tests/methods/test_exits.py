@@ -11,6 +11,7 @@ import pytest
 
 from itscale.budget import Budget, Price
 from itscale.errors import AllFailedError, OptionError
+from itscale.events import Proposed
 from itscale.methods import Anytime, BudgetForcing, EntropyExit, ThinkingMode
 from itscale.methods.entropy_exit import deviation
 from itscale.methods.exiting import closed
@@ -132,6 +133,15 @@ def test_a_cap_is_exact(cap):
     result = asyncio.run(BudgetForcing(thinking=cap).run(PROMPT, model, None, Budget()))
     assert result.text == "t\n" * cap + "Answer: 1"
     assert model.tokens_generated == cap + 2
+
+
+def test_what_a_method_says_itself_is_in_the_trace_and_not_in_its_tokens():
+    """A wait and an exit are steps of the path that nobody generated."""
+    method = BudgetForcing(thinking=8, waits=1, wait="Hmm\n")
+    result = asyncio.run(method.run(PROMPT, fake(scripted(3)), None, Budget()))
+    proposed = [event for event in result.trace.events if isinstance(event, Proposed)]
+    assert {event.text for event in proposed if not event.tokens} == {"Hmm\n", "Answer: "}
+    assert sum(event.tokens for event in proposed) == result.usage.generated_tokens
 
 
 @pytest.mark.parametrize("tokens", [4, 6, 9])

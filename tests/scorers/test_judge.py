@@ -243,7 +243,7 @@ def test_yes_against_no_on_a_real_engine(tmp_path: FilePath):
 def test_a_judge_that_cannot_read_ends_the_run(reasoner: LocalModel):
     """The embedded reasoner knows its own tasks only, and says so before anything is sampled from it."""
     run = BestOfN().run("Call coin 1.", coin_model(), OutcomeJudge(reasoner), Budget(generations=2))
-    with pytest.raises(PromptError, match="knows two tasks only"):
+    with pytest.raises(PromptError, match="cannot read what a judge is asked: the model cannot read"):
         asyncio.run(run)
 
 

@@ -81,7 +81,8 @@ class Lineage:
             parent = path if node.depth == path.depth + 1 else node.parent
             self._streams[node] = stream.child(node.depth - path.depth)
             ids = self.path_id(parent), self.path_id(node)
-            self._trace.emit(Proposed(ids[1], ids[0], node.step.text, node.step.n_tokens, node.step.end))
+            generated = 0 if node.step.forced else node.step.n_tokens
+            self._trace.emit(Proposed(ids[1], ids[0], node.step.text, generated, node.step.end))
 
 
 def check_moved(model: str, path: Path, children: Sequence[Path]) -> None:

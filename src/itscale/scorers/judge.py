@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from itscale.budget import Budget, Ledger
-from itscale.errors import ModelError, OptionError, ScorerError, did_you_mean
+from itscale.errors import ModelError, OptionError, PromptError, ScorerError, did_you_mean
 from itscale.models.base import Capability, Model, check_plain
 from itscale.randomness import Seeded, derive
 from itscale.scorers.base import ComparisonScorer, OutcomeScorer, ProcessScorer
@@ -196,6 +196,8 @@ class _Judge:
         spent = Ledger(Budget())
         try:
             return await ask(spent)
+        except PromptError as error:
+            raise PromptError(f"{self.name} cannot read what a judge is asked: {error}") from error
         finally:
             fresh = spent.prompt_tokens - spent.cached_tokens
             ledger.charge_scorer(tokens=fresh + spent.generated_tokens)
