@@ -1,6 +1,6 @@
 """What a particle filter without a barrier gains: the cascade beside the filter at equal N.
 
-    python -m benchmarks.barrier_free [--problems 200] [--embedded 30]
+    python -m benchmarks.barrier_free [--problems 120] [--embedded 16]
 
 1. A model that is a table: ten steps of 1 to some hundred tokens (geometric, mean 20), one in twelve
    of them a mistake, judged rightly but with noise. A token takes 2 ms, a judgement 10 ms; as many
@@ -88,7 +88,7 @@ async def measure(problems: int, embedded: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--problems", type=int, default=200)
-    parser.add_argument("--embedded", type=int, default=30)
+    parser.add_argument("--problems", type=int, default=120)
+    parser.add_argument("--embedded", type=int, default=16)
     arguments = parser.parse_args()
     asyncio.run(measure(arguments.problems, arguments.embedded))

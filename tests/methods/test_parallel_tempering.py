@@ -21,9 +21,10 @@ from itscale.models.fake import FakeModel
 from itscale.scorers.fake import FakeProcessScorer
 from itscale.testing import all_paths, enumerate_law
 from itscale.types import Path, Sampling, StopReason
-from tests.methods.trees import JUDGEMENTS, PROMPT, SMALL, TREE
+from tests.methods.trees import END, JUDGEMENTS, PROMPT, SMALL, TREE
 
 POWERS = (0.3, 1.0)
+TINY = {(): {"a|": 0.6, "x": 0.4}, ("x",): END, ("a|",): {"x": 1.0}, ("a|", "x"): END}
 
 
 def step_scores(path: Path) -> tuple[float, ...]:
@@ -78,13 +79,13 @@ def test_offers_leave_the_joint_law_invariant(target, powers):
     assert drift_of_offers(TREE, target, powers) < 1e-12
 
 
-def drift_of_rounds(n: int) -> float:
+def drift_of_rounds(table: dict, n: int = 2) -> float:
     """How far a whole round, sweeps and offers, moves the joint law of two chains."""
-    laws = [tempered(SMALL, "final", power) for power in POWERS]
+    laws = [tempered(table, "final", power) for power in POWERS]
     method = ParallelTempering(ess_threshold=1.0)
 
     async def one_round(rng) -> tuple:
-        session = session_on(SMALL, rng)
+        session = session_on(table, rng)
         paths = [list(law)[rng.child("start", k).choose(list(law.values()))] for k, law in enumerate(laws)]
         scores = known(session, *paths)
         populations = await method._swept(session, 1, n, POWERS, paths, scores)
@@ -102,7 +103,7 @@ def drift_of_rounds(n: int) -> float:
 
 def test_a_round_leaves_the_joint_law_invariant():
     """Two chains of two particles: sweeps of tempered targets, then an offer."""
-    assert drift_of_rounds(2) < 1e-12
+    assert drift_of_rounds(SMALL) < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_a_sweep_at_the_wrong_power_is_caught(monkeypatch):
     monkeypatch.setattr(
         parallel_tempering, "conditional_sweep", lambda *a, power, **options: honest(*a, power=1.0, **options)
     )
-    assert drift_of_rounds(2) > 1e-3
+    assert drift_of_rounds(TINY) > 1e-3
 
 
 def run(method, n=16, seed=0, **budget):

@@ -222,7 +222,7 @@ def test_branching_keeps_the_weight(log_weight, log_mean, more, most, window):
 
 
 def test_the_population_stays_near_n():
-    """Five steps of very uneven judgements: from 32 paths some two dozen to four dozen are left."""
+    """Five steps of very uneven judgements: of 32 paths 8 to 64 are left, on each of six fixed seeds."""
     table = {}
 
     def grow(prefix) -> None:
@@ -243,7 +243,7 @@ def test_the_population_stays_near_n():
                     method.run(PROMPT, FakeModel(table), scorer, Budget(generations=32), s)
                 ).candidates
             )
-            for s in range(20)
+            for s in range(6)
         ]
         assert 8 <= min(sizes) <= max(sizes) <= 64
 

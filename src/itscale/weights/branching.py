@@ -46,9 +46,9 @@ def branch(
     if log_weight == -math.inf:
         return 0, -math.inf
     ratio = math.exp(log_weight - log_mean)
-    if abs(ratio - round(ratio)) < _ROUNDING * max(1.0, ratio):
+    if ratio > 0.5 and abs(ratio - round(ratio)) < _ROUNDING * ratio:
         ratio = float(round(ratio))
-    if 1 / window <= ratio <= window and ratio > 0:
+    if 1 / window <= ratio <= window:
         return 1, log_weight
     if ratio < 1:
         return (1, log_mean) if rng.choose([1 - ratio, ratio]) else (0, -math.inf)
