@@ -50,8 +50,9 @@ def on(name: str) -> Finding:
         return Finding(name, measured, "does not hold", "it degrades as well")
     if falls["best-of-n"] and falls["majority"]:
         return Finding(name, measured, "holds", "as said")
-    which = ", ".join(m for m in ("best-of-n", "majority") if falls[m]) or "neither of the others"
-    return Finding(name, measured, "holds partly", f"it does not degrade; of the others {which} does")
+    others = [m for m in ("best-of-n", "majority") if falls[m]]
+    why = f"it does not degrade; of the others {others[0]} does" if others else "none of the three degrades"
+    return Finding(name, measured, "holds partly", why)
 
 
 def rightness(pooled: Pooled, scores: np.ndarray, n: int, choose: Choice) -> np.ndarray:
