@@ -14,14 +14,28 @@ import pytest
 from typer.testing import CliRunner
 
 from itscale import cli
+from itscale.allocation import OnlinePlan, PetsOnline
 from itscale.budget import Budget
-from itscale.errors import AllFailedError, OptionError, ScorerError
-from itscale.methods import AdaptiveConsistency, BestOfMajority, BestOfN, Majority, ShortMAtK, WeightedBestOfN
+from itscale.errors import AllFailedError, CalibrationError, OptionError, ScorerError
+from itscale.methods import (
+    AdaptiveConsistency,
+    BestOfMajority,
+    BestOfN,
+    EarlyExit,
+    Majority,
+    PrunedMajority,
+    ShortMAtK,
+    WeightedBestOfN,
+)
+from itscale.methods.early_exit import ExitRule
+from itscale.methods.probes import Probe
+from itscale.methods.success import SuccessPredictor
 from itscale.models.fake import FakeModel
 from itscale.registry import METHODS
 from itscale.scorers.answers import AnswerKind
 from itscale.scorers.fake import FakeComparisonScorer, FakeOutcomeScorer, FakeProcessScorer
 from itscale.types import Prompt
+from itscale.version import __version__
 from tests.bench.worlds import play_coins
 
 PROMPT = Prompt.user("count")
@@ -111,6 +125,41 @@ def test_more_answers_than_samples():
         run(BestOfMajority(k=5), FakeOutcomeScorer(len))
     assert len(run(ShortMAtK(m=9)).candidates) == 4
     assert len(run(AdaptiveConsistency(confidence=1), n=2).candidates) == 2
+
+
+def calibrated(kind, model):
+    """A calibration of that kind for a model, and what would use it on another."""
+    probe = Probe("logprobs", (0.0,) * 10, (1.0,) * 10, (0.0,) * 10, 0.0)
+    if kind == "early-exit":
+        return ExitRule(model, probe, 0.5, 0.5, 0.1, "question", "step", "answer").to_calibration({"n": 1})
+    if kind == "success":
+        return SuccessPredictor(model, probe, probe, 8).to_calibration({"n": 1})
+    return OnlinePlan.fit([[3, 1]], model).to_calibration({"n": 1})
+
+
+@pytest.mark.parametrize("kind", ["early-exit", "success", "pets-online"])
+def test_a_calibration_is_readable_and_belongs_to_one_model(kind, tmp_path):
+    """One JSON file with what it is, its version, its model and its evidence; another model is refused
+    before any token, with the command that makes one for it."""
+    file = tmp_path / "calibration.json"
+    calibrated(kind, "other").save(file)
+    content = json.loads(file.read_text())
+    assert list(content) == ["calibration", "format", "itscale", "model", "evidence", "values"]
+    assert (content["calibration"], content["format"], content["model"]) == (kind, 1, "other")
+    assert content["itscale"] == __version__
+    assert file.read_text().count("\n") > 10
+
+    model = FakeModel(TABLE)
+    budget = Budget(generations=4)
+    fix = f"fit one for this model with: itscale calibrate {kind}"
+    if kind == "pets-online":
+        run_on_another = PetsOnline(plan=OnlinePlan.load(file)).run([PROMPT], model, budget)
+    else:
+        method = EarlyExit if kind == "early-exit" else PrunedMajority
+        run_on_another = method(calibration=str(file)).run(PROMPT, model, None, budget)
+    with pytest.raises(CalibrationError, match=rf"belongs to model other, not to fake \(fake\); {fix}"):
+        asyncio.run(run_on_another)
+    assert model.calls == 0
 
 
 def test_a_model_that_always_fails_is_an_error():
