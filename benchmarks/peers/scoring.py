@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import httpx
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -21,7 +20,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from itscale.budget import Budget, Ledger
-from itscale.errors import ScorerError
+from itscale.errors import ModelError, ScorerError
+from itscale.models.openai.address import Address
+from itscale.models.openai.client import Endpoint
 from itscale.registry import load_scorer
 from itscale.scorers.base import ProcessScorer
 from itscale.types import End, Path, Prompt, Step
@@ -30,28 +31,47 @@ __all__ = ["Served", "path_of"]
 
 
 class Served(ProcessScorer):
-    """Our side's client of the service."""
+    """Our side's client of the service. What is asked in one turn of the event loop goes in one request."""
 
     def __init__(self, url: str) -> None:
         self.name = f"served@{url}"
-        self._url = url
-        self._client: httpx.AsyncClient | None = None
+        self._endpoint = Endpoint(Address("prm", url))
+        self._waiting: dict[str, list[tuple[list[str], asyncio.Future[list[float]]]]] = {}
+        self._asking: set[asyncio.Task[None]] = set()
 
     async def score(self, path: Path, ledger: Ledger) -> Sequence[float]:
-        if self._client is None:
-            limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
-            self._client = httpx.AsyncClient(limits=limits, timeout=120)
-        said = {"prompt": path.prompt.question, "answers": [[step.text for step in path.steps]]}
-        response = await self._client.post(f"{self._url}/score", json=said)
-        if response.status_code != 200:
-            raise ScorerError(f"{self._url} answered {response.status_code}; see its output")
+        came: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._send)
+        own = self._waiting.setdefault(path.prompt.question, [])
+        own.append(([step.text for step in path.steps], came))
+        scores = await came
         ledger.charge_scorer(tokens=path.n_tokens)
-        scores: list[float] = response.json()["scores"][0]
         return scores
 
+    def _send(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for prompt, asked in waiting.items():
+            task = asyncio.get_running_loop().create_task(self._ask(prompt, asked))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+
+    async def _ask(self, prompt: str, asked: list[tuple[list[str], asyncio.Future[list[float]]]]) -> None:
+        said = {"prompt": prompt, "answers": [steps for steps, _ in asked]}
+        try:
+            told = (await self._endpoint.post(f"{self._endpoint.address.root}/score", said))["scores"]
+        except ModelError as error:
+            told = [ScorerError(str(error))] * len(asked)
+        for (_, came), scores in zip(asked, told, strict=True):
+            if came.cancelled():
+                continue
+            if isinstance(scores, ScorerError):
+                came.set_exception(scores)
+            else:
+                came.set_result(scores)
+
     async def close(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
+        await self._endpoint.close()
 
 
 def path_of(prompt: str, steps: Sequence[str]) -> Path:

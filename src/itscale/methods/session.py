@@ -25,6 +25,7 @@ from itscale.errors import AllFailedError, ModelError, OptionError, ScorerError
 from itscale.events import Compared, Event, Failed, Pruned, Resampled, Scored, Trace, Weighed
 from itscale.methods.ahead import Ahead
 from itscale.methods.arrivals import Arrivals, together, within
+from itscale.methods.gathering import Counts, Gathered, gather, in_slots
 from itscale.methods.lineage import Ending, How, Lineage, check_moved
 from itscale.methods.steering import Steering
 from itscale.models.base import Model
@@ -231,25 +232,21 @@ class Session(Steering):
         return await together(map(self._compared, orders))
 
     async def _extend(
-        self,
-        paths: Sequence[Path],
-        n: int | Sequence[int],
-        how: How,
-        *,
-        scored: bool,
-        ahead: bool,
-        required: bool,
+        self, paths: Sequence[Path], n: Counts, how: How, *, scored: bool, ahead: bool, required: bool
     ) -> list[list[Judged]]:
-        counts = [n] * len(paths) if isinstance(n, int) else n
         streams = [self._lineage.next(path, how.kind) for path in paths]  # before any call may take its turn
 
-        async def grown(path: Path, count: int, stream: Randomness) -> list[Judged]:
-            children = await self._propose(path, count, how, stream)
-            if ahead and children != [path]:
+        async def grown(call: Gathered) -> list[list[Judged]]:
+            children = await self._propose(path := call.path, call.count, how, call.stream)
+            if children == [path]:
+                return [[(path, None)] for _ in call.slots]
+            if ahead:
                 self.begin(children, temperature=how.temperature)
-            return await self._judged(path, children) if scored else [(child, None) for child in children]
+            pairs = await self._judged(path, children) if scored else [(child, None) for child in children]
+            return [own or [(path, None)] * bool(self.exhausted) for own in call.shared(pairs)]
 
-        groups = await together(map(grown, paths, counts, streams))
+        calls = gather(paths, n, streams, together=self._model.prefers_n and not self._speculate)
+        groups = in_slots(calls, await together(map(grown, calls)))
         if paths and required:
             self.survivors([child for group in groups for child, _ in group])
         return groups

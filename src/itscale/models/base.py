@@ -46,6 +46,11 @@ class Model(ABC):
     price: Price | None = None
 
     @property
+    def prefers_n(self) -> bool:
+        """Whether n children of one path in one call cost less than in n calls."""
+        return False
+
+    @property
     def identity(self) -> str:
         """What tells this model from every other whose answers differ; recordings are kept by it.
 
@@ -148,6 +153,10 @@ class WrappedModel(Model):
     @property
     def identity(self) -> str:
         return self._model.identity
+
+    @property
+    def prefers_n(self) -> bool:
+        return self._model.prefers_n
 
     @property
     def computing_s(self) -> float | None:

@@ -28,7 +28,7 @@ from itscale.models.openai.address import Address, find_key
 from itscale.models.openai.asking import Asking, Heard
 from itscale.models.openai.client import Endpoint
 from itscale.models.openai.dialects import ChatDialect, Dialect, Facts, TokenDialect
-from itscale.models.openai.failures import Refused
+from itscale.models.openai.failures import Refused, Unanswered
 from itscale.models.openai.given import given_logprobs
 from itscale.models.openai.llama import LlamaDialect
 from itscale.models.openai.probe import chat_facts, probe
@@ -110,6 +110,10 @@ class OpenAIModel(Model):
         return self._dialect.facts
 
     @property
+    def prefers_n(self) -> bool:
+        return self.facts.n
+
+    @property
     def identity(self) -> str:
         return f"{self.name}#boundary={self.endpoint.address.boundary!r}"
 
@@ -150,6 +154,10 @@ class OpenAIModel(Model):
                 if error.status not in (400, 422, 501):
                     raise
                 refused = True
+            except Unanswered as error:
+                if heard is not None or error.status == 504:
+                    raise  # what was heard cannot be taken back, and n more such waits nobody wants
+                # Each alone then, so that a failure is one child's.
         if len(came) < n:
             came += await _apart(asking, range(len(came), n), rng)
         if refused:
