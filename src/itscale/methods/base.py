@@ -228,7 +228,7 @@ class Method(ABC):
         if missing:
             fix = "use a method that samples whole answers (majority, best-of-n)"
             if not missing & self.needs:  # an option of this run asks for it
-                fix = "use an in-process model (hf:PATH), or leave out the option that asks for it"
+                fix = f"use an in-process model (hf:PATH), or options of {self.name} that do without"
             raise OptionError(
                 f"{self.name} needs {', '.join(sorted(missing))}, which model {model.name!r} does not offer; "
                 f"{fix}"
