@@ -292,7 +292,6 @@ class StopReason(StrEnum):
     SECONDS = "seconds"
     DOLLARS = "dollars"
     STEPS = "steps"
-    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
