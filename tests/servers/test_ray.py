@@ -1,6 +1,6 @@
 """A sweep on a real two-node Ray cluster of this machine, a node of which is killed midway.
 
-`scripts/test-servers` installs Ray; without it there is nothing to ask.
+`scripts/test-servers` installs Ray and runs this; without it there is nothing to ask.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ import asyncio
 import json
 import os
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -35,13 +33,13 @@ from itscale.scorers.recorded import record_scores
 from itscale.types import Path as Route
 from itscale.types import Sampling, Until
 from tests.bench.worlds import CoinScorer, coin_model, coin_sweep
+from tests.servers.sweeps import RUNS, alike, bench, by_test_servers, problems_of, rows_of, traced
 
 ray: Any = pytest.importorskip("ray")
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [
+    pytest.mark.server, pytest.mark.slow, by_test_servers, pytest.mark.filterwarnings("ignore"),
+]  # fmt: skip
 ROOT = Path(__file__).parents[2]
-OF_CACHES = {"seconds", "cached_tokens", "scorer_tokens"}
-"""What depends on what an engine had in its cache."""
-OF_REPLAY = {"replayed_tokens", "replayed_calls", "replayed_scorer_calls"}
 
 
 @pytest.fixture(scope="module")
@@ -113,12 +111,6 @@ async def dying(calls: Calls) -> AsyncIterator[tuple[Model, Scorer | None]]:
             os._exit(3)
 
     yield Fatal(coin_model()), CoinScorer()
-
-
-def alike(rows: list[Row], without: set[str] = OF_CACHES | OF_REPLAY) -> list[dict[str, Any]]:
-    """Rows in the order of their keys, without what may differ."""
-    plain = [{k: v for k, v in row.to_json().items() if k not in without} for row in rows]
-    return [plain[i] for i in sorted(range(len(rows)), key=lambda i: rows[i].key)]
 
 
 def kept_keys(recording: Path) -> set[str]:
@@ -208,37 +200,6 @@ async def without_scorer(calls: Calls) -> AsyncIterator[tuple[Model, Scorer | No
     yield coin_model(), None
 
 
-ARGUMENTS = [
-    "bench", "countdown", "--methods", "majority,best-of-n,beam,particle-filter",
-    "--budgets", "1,4,16", "--problems", "16",
-]  # fmt: skip
-
-
-def bench(folder: Path, *more: str, **environment: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "itscale.cli", *ARGUMENTS, "--out", str(folder), *more],
-        cwd=ROOT, env={**os.environ, **environment}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-
-
-def rows_of(folder: Path) -> list[Row]:
-    return [Row.from_json(json.loads(line)) for line in (folder / "results.jsonl").read_text().splitlines()]
-
-
-def problems_of(folder: Path) -> list[str]:
-    return sorted((folder / "problems.jsonl").read_text().splitlines())
-
-
-def traced(folder: Path) -> dict[str, list[str]]:
-    """Of every run the candidates, whatever the order in which its events happened."""
-    traces = map(json.loads, (folder / "traces.jsonl").read_text().splitlines())
-    names = ("answer", "score", "weight", "correct")
-    return {
-        json.dumps(trace["run"]): sorted(json.dumps([c[name] for name in names]) for c in trace["candidates"])
-        for trace in traces
-    }
-
-
 def test_the_command_on_a_cluster_gives_the_rows_of_the_command_here(nodes: tuple[Any, Any], tmp_path: Path):
     """The embedded models, with a node killed midway: same rows, problems and candidates."""
     cluster, second = nodes
@@ -253,7 +214,7 @@ def test_the_command_on_a_cluster_gives_the_rows_of_the_command_here(nodes: tupl
     assert bench(tmp_path / "local", "--keep-calls").wait(timeout=300) == 0
     ours, theirs = rows_of(tmp_path / "ray"), rows_of(tmp_path / "local")
     assert alike(ours) == alike(theirs)
-    assert len(ours) == 16 * 4 * 3
+    assert len(ours) == RUNS
     assert problems_of(tmp_path / "ray") == problems_of(tmp_path / "local")
     assert traced(tmp_path / "ray") == traced(tmp_path / "local")
     assert json.loads((tmp_path / "ray" / "manifest.json").read_text())["starts"][0]["runner"] == "ray"
