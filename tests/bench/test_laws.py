@@ -36,6 +36,15 @@ def test_the_power_law_is_found_again():
     assert law.samples_for(law.coverage(20.0)) == pytest.approx(20)
 
 
+def test_coverage_close_to_one_does_not_bend_the_fit():
+    """Where nearly all is solved, log(-log C) is nearly all noise: the fit follows the points it can see."""
+    rng = np.random.default_rng(5)
+    rates = rng.beta(1.5, 1.5, 200)
+    law = fit_coverage([(64, int(right)) for right in rng.binomial(64, rates)])
+    assert law.measured[-1] > 0.97
+    assert max(map(abs, law.residuals)) < 0.04
+
+
 def test_an_exact_power_law_has_no_residuals():
     """Where coverage is exp(a k^b) at every k the parameters come back."""
     ks = np.array([1, 2, 4, 8, 16])

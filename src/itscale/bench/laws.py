@@ -67,6 +67,9 @@ class CoverageLaw:
 def fit_coverage(counts: Sequence[tuple[int, int]], *, seed: int = 0) -> CoverageLaw:
     """Least squares on log(-log C) at about 12 log-spaced k, from `(samples, right)` of each problem.
 
+    Each point counts by how surely it is known: where C is close to 1 a small error in it is a large one
+    in log(-log C), by the delta method sqrt(C (1 - C)) / |C log C|.
+
     Raises:
         ValueError: fewer than two k between never and always solved; there is nothing to fit.
     """
@@ -95,7 +98,9 @@ def _line(ks: np.ndarray, coverage: np.ndarray) -> tuple[float, float] | None:
     inside = (coverage > 0) & (coverage < 1)
     if inside.sum() < 2:
         return None
-    slope, intercept = np.polyfit(np.log(ks[inside]), np.log(-np.log(coverage[inside])), 1)
+    c = coverage[inside]
+    sureness = np.abs(c * np.log(c)) / np.sqrt(c * (1 - c))
+    slope, intercept = np.polyfit(np.log(ks[inside]), np.log(-np.log(c)), 1, w=sureness)
     return -math.exp(float(intercept)), float(slope)
 
 
