@@ -172,6 +172,33 @@ def test_an_answer_nobody_asked_for_spoils_its_connection():
     assert served.connections == 2
 
 
+def test_a_server_that_hangs_up_before_it_is_asked_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch):
+    """Also when it does so between the connection's coming about and the request."""
+
+    async def run() -> None:
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.close()
+
+        server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        transport = LeanTransport()
+        connect = transport._connected
+
+        async def slowly(*args: Any) -> Any:
+            made = await connect(*args)
+            await asyncio.sleep(0.05)
+            return made
+
+        monkeypatch.setattr(transport, "_connected", slowly)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        async with asyncio.timeout(5):
+            with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
+                await ask(transport, url)
+        await transport.aclose()
+        server.close()
+
+    asyncio.run(run())
+
+
 def test_waiting_has_limits():
     """Of a read, and of connecting to where nobody listens."""
 

@@ -207,8 +207,9 @@ class _Connection(asyncio.Protocol):
         return open_ and self.whole and self._kept_alive and self._error is None
 
     def send(self, request: bytes) -> None:
-        """Send a request, whole."""
-        assert self._transport is not None
+        """Send a request, whole. Raises httpx.ReadError if the server has closed the connection meanwhile."""
+        if self._transport is None or self._transport.is_closing():
+            raise httpx.ReadError("the server closed the connection before it was asked")
         self._status, self.whole, self._sized = 0, False, False
         self.headers = []
         self._pieces.clear()  # of an answer that came whole and was not read to its end
