@@ -62,7 +62,7 @@ def run(*words: object):
 
 
 @pytest.mark.usefixtures("models")
-@pytest.mark.parametrize("features", ["hidden", "logprobs"])
+@pytest.mark.parametrize("features", ["hidden", "logprobs", "statistics"])
 def test_early_exit_is_calibrated_and_keeps_its_promise(features, tmp_path):
     """The file says model, level and evidence; the method that reads it errs no more than promised.
 

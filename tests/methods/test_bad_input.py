@@ -129,7 +129,7 @@ def test_more_answers_than_samples():
 
 def calibrated(kind, model):
     """A calibration of that kind for a model, and what would use it on another."""
-    probe = Probe("logprobs", (0.0,) * 10, (1.0,) * 10, (0.0,) * 10, 0.0)
+    probe = Probe("logprobs", (0.0,) * 6, (1.0,) * 6, (0.0,) * 6, 0.0)
     if kind == "early-exit":
         return ExitRule(model, probe, 0.5, 0.5, 0.1, "question", "step", "answer").to_calibration({"n": 1})
     if kind == "success":

@@ -3,21 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
 from itscale.budget import Budget
-from itscale.methods import Majority, ShortMAtK
+from itscale.errors import OptionError
+from itscale.methods import Majority, PrunedMajority, ShortMAtK
+from itscale.methods.probes import Probe, logprob_features
+from itscale.methods.success import SuccessPredictor
 from itscale.scorers.answers import AnswerKind
 from itscale.tasks.chain import Chain
 from itscale.types import Prompt
 from tests.models.openai.servers import Server, connected
 
+ALIKE = AnswerKind("alike", extract=lambda text: "yes")
+
+
+def test_a_probe_on_log_probabilities_runs_on_a_server(tmp_path):
+    """A server tells neither entropies nor hidden states: probes on `logprobs` ask for neither."""
+
+    async def run(features, width):
+        model = await connected(Server())
+        probe = Probe(features, (0.0,) * width, (1.0,) * width, (1.0,) * width, 0.0)
+        file = tmp_path / f"{features}.json"
+        SuccessPredictor(model.identity, probe, probe, 1).to_calibration({}).save(file)
+        method = PrunedMajority(calibration=str(file), answers=ALIKE, keep=0.5, max_tokens=20)
+        return await method.run(Prompt.user("a b c"), model, None, Budget(generations=6), 3)
+
+    result = asyncio.run(run("logprobs", 6))
+    assert len(result.candidates) == 3
+    for candidate in result.candidates:
+        told = logprob_features(candidate.path)
+        assert told[0] < 0
+        assert candidate.score == pytest.approx(1 / (1 + math.exp(-told.sum())))
+    for features, width, need in (("statistics", 10, "token_statistics"), ("hidden", 4, "hidden")):
+        with pytest.raises(OptionError, match=f"needs {need}"):
+            asyncio.run(run(features, width))
+
+
 RULES = [
     ShortMAtK(m=1, temperature=1.7, max_tokens=90),
     Majority(early_stop=True, temperature=1.7, max_tokens=90),
 ]
-ALIKE = AnswerKind("alike", extract=lambda text: "yes")
 
 
 @pytest.mark.parametrize("method", RULES, ids=lambda method: method.name)

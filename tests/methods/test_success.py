@@ -181,14 +181,15 @@ def test_a_probe_finds_what_is_there():
 def test_the_features_are_what_they_say():
     """Statistics of all drawn tokens and of the last step's; forced steps do not count."""
     root = Path.root(PROMPT)
-    assert logprob_features(root) == pytest.approx(np.zeros(10))
+    assert logprob_features(root) == pytest.approx(np.zeros(6))
     first = root.child(
         Step((1, 2), "ab", End.BOUNDARY, token_logprobs=(-1.0, -3.0), token_entropies=(0.5, 1.5))
     )
     forced = first.child(Step((9,), "!", End.BOUNDARY, forced=True))
     second = forced.child(Step((3,), "c", End.EOS, token_logprobs=(-2.0,), token_entropies=(0.25,)))
     expected = [-2, -3, 0.75, 1.5, -2, -2, 0.25, 0.25, math.log(5), math.log(4)]
-    assert logprob_features(second) == pytest.approx(expected)
+    assert logprob_features(second, entropies=True) == pytest.approx(expected)
+    assert logprob_features(second) == pytest.approx([-2, -3, -2, -2, math.log(5), math.log(4)])
     with pytest.raises(ModelError, match="statistics of its tokens"):
         logprob_features(root.child(Step((1,), "a", End.BOUNDARY)))
 

@@ -46,7 +46,7 @@ def calibrate(
     features: Annotated[
         str | None,
         typer.Option(
-            help="What a probe looks at: hidden (in-process models) or logprobs (any that tells them).",
+            help="What a probe looks at: hidden or statistics (models in this process), logprobs (any).",
             show_default="hidden where the model shows it",
         ),
     ] = None,
@@ -139,7 +139,7 @@ def calibrate(
 
 def _features(wanted: str | None, model: Model) -> Features:
     if wanted is not None:
-        return "hidden" if wanted == "hidden" else "logprobs"
+        return next(known for known in FEATURES if known == wanted)
     return "hidden" if needs_of("hidden") <= model.capabilities else "logprobs"
 
 

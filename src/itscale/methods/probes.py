@@ -1,7 +1,8 @@
 """A light predictor of success: logistic regression on what a model shows of a path, and its promise.
 
-Two sorts of features. `logprobs` are statistics of a path's token log-probabilities and entropies,
-which any backend with token statistics tells; `hidden` is what the model holds at the last token.
+Three sorts of features. `logprobs` are statistics of a path's token log-probabilities, which any backend
+with log-probabilities tells; `statistics` adds those of the entropies, which models in this process tell;
+`hidden` is what the model holds at the last token.
 Fitted with NumPy alone, on standardised features, classes weighted equally, an L2 penalty on the
 weights; kept as plain numbers in a calibration file.
 
@@ -37,14 +38,19 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float64]
-Features = Literal["logprobs", "hidden"]
-FEATURES: tuple[Features, ...] = ("logprobs", "hidden")
+Features = Literal["logprobs", "statistics", "hidden"]
+FEATURES: tuple[Features, ...] = ("logprobs", "statistics", "hidden")
+_NEEDS: Mapping[Features, Capability] = {
+    "logprobs": Capability.LOGPROBS,
+    "statistics": Capability.TOKEN_STATISTICS,
+    "hidden": Capability.HIDDEN,
+}
 STEPS_OF_NEWTON = 50
 
 
 def needs_of(features: Features) -> frozenset[Capability]:
     """What a model must offer for its paths to have these features."""
-    return frozenset({Capability.TOKEN_STATISTICS if features == "logprobs" else Capability.HIDDEN})
+    return frozenset({_NEEDS[features]})
 
 
 def require(model: Model, needs: frozenset[Capability], name: str) -> None:
@@ -78,30 +84,36 @@ async def read_features(session: Session, path: Path, features: Features) -> Flo
     """The features of a path, shape (D,); None if the model could not be asked.
 
     Raises:
-        ModelError: the model came without the token statistics it offers.
+        ModelError: a step came without the token statistics that these features are made of.
     """
-    if features == "logprobs":
-        return logprob_features(path)
+    if features != "hidden":
+        return logprob_features(path, entropies=features == "statistics")
     states = await session.hidden(path)
     return None if states is None else np.array(states)
 
 
-def logprob_features(path: Path) -> Floats:
-    """Mean and worst log-probability and entropy of all tokens and of the last step's; the lengths.
+def logprob_features(path: Path, *, entropies: bool = False) -> Floats:
+    """Mean and worst log-probability (and entropy) of all tokens and of the last step's; the lengths.
 
-    Shape (10,), nats. Forced steps are not the model's and do not count; of nothing, zeros.
+    Shape (6,), or (10,) with entropies, nats. Forced steps are not the model's and do not count; of
+    nothing, zeros.
 
     Raises:
-        ModelError: a step has no token statistics.
+        ModelError: a step does not tell them of its tokens.
     """
     drawn = [step for step in path.steps if not step.forced and step.n_tokens]
-    if any(step.token_logprobs is None or step.token_entropies is None for step in drawn):
-        raise ModelError("a step came without the statistics of its tokens; use a model that tells them")
+    if any(step.token_logprobs is None or (entropies and step.token_entropies is None) for step in drawn):
+        raise ModelError(
+            "a step came without the statistics of its tokens; use a model that tells them, at temperature 1 "
+            "if it is a server's"
+        )
     parts: list[float] = []
     for steps in (drawn, drawn[-1:]):
         logprobs = np.array([x for step in steps for x in step.token_logprobs or ()] or [0.0])
-        entropies = np.array([x for step in steps for x in step.token_entropies or ()] or [0.0])
-        parts += [logprobs.mean(), logprobs.min(), entropies.mean(), entropies.max()]
+        parts += [logprobs.mean(), logprobs.min()]
+        if entropies:
+            unsure = np.array([x for step in steps for x in step.token_entropies or ()] or [0.0])
+            parts += [unsure.mean(), unsure.max()]
     return np.array([*parts, math.log1p(path.n_tokens), math.log1p(path.depth)])
 
 
