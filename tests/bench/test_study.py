@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from itscale.bench.store import RunFolder, read_run
 from itscale.bench.study import Study, read_study
 from itscale.budget import Usage
 from itscale.errors import OptionError
+from itscale.models.fake import FakeModel
 from tests.bench.worlds import Coins, play_coins
 
 FILE = """
@@ -92,6 +94,36 @@ def test_a_study_of_several_scorers_loads_each(tmp_path: Path, monkeypatch: pyte
     assert found == {("hf:a", "hf:x"), ("hf:a", "hf:y"), ("hf:b", "hf:x"), ("hf:b", "hf:y")}
     assert "model" in done.stdout
     assert "scorer" in done.stdout
+
+
+class Clocked(FakeModel):
+    """A model that says it has computed for as long as it exists."""
+
+    began = 0.0
+
+    @property
+    def computing_s(self) -> float:
+        return time.perf_counter() - self.began
+
+
+@pytest.mark.parametrize(("kind", "busy"), [(FakeModel, False), (Clocked, True)])
+def test_the_manifest_says_how_long_a_start_took_and_how_busy_it_kept_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[FakeModel], busy: bool
+):
+    """Where the model knows; a start that had nothing to do says nothing, and takes nothing back."""
+    play_coins(monkeypatch.setattr, kind=kind)
+    words = ("bench", "coins", "--methods", "best-of-n", "--budgets", 4, "--problems", 3, "--out", tmp_path)
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    [start] = json.loads((tmp_path / "manifest.json").read_text())["starts"]
+    assert start["ended_at"] >= start["started_at"]
+    assert start["seconds"] > 0
+    assert (start["model_busy"], start["scorer_busy"]) == (pytest.approx(1, abs=0.05) if busy else None, None)
+    assert ("the model computed 100% of the time" in done.stdout) == busy
+    assert run(*words, "--resume").exit_code == 0
+    first, second = json.loads((tmp_path / "manifest.json").read_text())["starts"]
+    assert first == start
+    assert "seconds" not in second
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def on_cluster() -> Iterator[Any]:
     ours = not ray.is_initialized()
     if ours:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # What a later Ray will do anyway: hide no GPU from whoever asked for none. Silences a warning.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
             ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
