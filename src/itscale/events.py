@@ -31,7 +31,7 @@ class Proposed:
     parent: int
     text: str
     tokens: int
-    """That were generated; 0 for a step that the method put there."""
+    """That were generated for it; 0 for a step that the method put there, or cut from another."""
     end: str
 
 

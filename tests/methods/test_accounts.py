@@ -16,6 +16,7 @@ import pytest
 
 from itscale.budget import Budget, Ledger, Price
 from itscale.errors import AllFailedError
+from itscale.events import Proposed
 from itscale.methods import base
 from itscale.models.fake import FakeModel
 from itscale.registry import METHODS
@@ -120,6 +121,16 @@ def test_what_is_charged_is_what_was_made(name, monkeypatch):
 
     for seed in range(20):
         asyncio.run(scenario(seed))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_trace_tells_of_every_token(name):
+    """Where nothing fails and nothing is cut short, the tokens of its steps are those of the account."""
+    for seed in range(4):
+        method, model = made(name, random.Random(seed)), Uneven(law, vocabulary=VOCABULARY)
+        result = asyncio.run(method.run(PROMPT, model, scorer_for(method), Budget(generations=5), seed))
+        told = sum(event.tokens for event in result.trace.events if isinstance(event, Proposed))
+        assert told == result.usage.generated_tokens == model.tokens_generated
 
 
 @pytest.mark.parametrize("name", UNHURRIED)

@@ -72,8 +72,11 @@ class Lineage:
         self._turns[path, kind] += 1
         return stream
 
-    def proposed(self, path: Path, descendant: Path, stream: Randomness) -> None:
-        """Name and record every step between a path and what was proposed for it."""
+    def proposed(self, path: Path, descendant: Path, stream: Randomness, *, again: bool = False) -> None:
+        """Name and record every step between a path and what was proposed for it.
+
+        `again` where it was generated as part of another path already.
+        """
         for node in reversed([node for node in descendant.nodes() if node.depth > path.depth]):
             assert node.step is not None
             assert node.parent is not None
@@ -81,7 +84,7 @@ class Lineage:
             parent = path if node.depth == path.depth + 1 else node.parent
             self._streams[node] = stream.child(node.depth - path.depth)
             ids = self.path_id(parent), self.path_id(node)
-            generated = 0 if node.step.forced else node.step.n_tokens
+            generated = 0 if again or node.step.forced else node.step.n_tokens
             self._trace.emit(Proposed(ids[1], ids[0], node.step.text, generated, node.step.end))
 
 

@@ -49,7 +49,7 @@ class Steering(ABC):
         """The first tokens of a path, as a path that can go on (`methods/cutting.py`)."""
         part = cut_path(self._model, path, n_tokens)
         if part.parent is not None and part not in path.nodes():
-            self._lineage.proposed(part.parent, part, self._lineage.next(part.parent, "cut"))
+            self._lineage.proposed(part.parent, part, self._lineage.next(part.parent, "cut"), again=True)
         return part
 
     async def continued(
