@@ -45,17 +45,17 @@ def on(name: str) -> Finding:
     rows = np.arange(len(scores))
     one, all_ = correct.mean(1), correct[rows, chosen[2.0][1]]
     adaptive = correct[rows, chosen[threshold][1]]
-    share = ratio(adaptive - one, all_ - one)
     told = auc(scores[correct == 1].tolist(), scores[correct == 0].tolist())
     gain, spent = estimate(all_ - one), (used[threshold] - 1) / (MOST - 1)
-    measured = (
-        f"a probe of AUC {told:.2f}: {used[threshold]:.2f} samples give {share.percent(0)} of the gain "
-        f"of {MOST}, {gain.points()}; {one.mean():.1%} with one, {estimate(adaptive).percent()} adaptive, "
-        f"{estimate(all_).percent()} with {MOST}"
+    figures = (
+        f"a probe of AUC {told:.2f}: {one.mean():.1%} with one sample, {estimate(adaptive).percent()} with "
+        f"{used[threshold]:.2f}, {estimate(all_).percent()} with {MOST} ({gain.points()})"
     )
     if gain.low <= 0:
         why = f"choosing among {MOST} by the probe gains nothing that can be told from chance"
-        return Finding(name, measured, "does not hold", why)
+        return Finding(name, figures, "does not hold", why)
+    share = ratio(adaptive - one, all_ - one)
+    measured = f"{figures}: {share.percent(0)} of the gain of {MOST}"
     if share.value >= CLAIMED and share.low > spent:
         return Finding(name, measured, "holds", "with a probe in place of the question")
     if share.low > spent:
