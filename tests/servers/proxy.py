@@ -81,7 +81,12 @@ def metered(url: str, log: Path) -> Iterator[str]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])), daemon=True)
+
+        async def serve() -> None:
+            async with client:
+                await server.serve([listening])
+
+        thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
         thread.start()
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}{parts.path}"
