@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import threading
 from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import Future
@@ -35,6 +36,8 @@ __all__ = ["VLLMModel"]
 
 T = TypeVar("T")
 _SEEDS = 2**31
+_LOGS = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
+"""vLLM logs pages to standard output, where answers and JSON belong."""
 
 
 @dataclass(slots=True)
@@ -75,6 +78,8 @@ class VLLMModel(Model):
             ModelError: the folder holds no checkpoint that vLLM runs.
         """
         facts = Checkpoint.read(folder)
+        for name, value in _LOGS.items():
+            os.environ.setdefault(name, value)  # read as vllm is imported
         try:
             import transformers
             import vllm
