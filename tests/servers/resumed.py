@@ -30,7 +30,7 @@ from itscale.tasks import Countdown
 from itscale.types import Path, Sampling, Until
 from tests.servers.proxy import Log, body_of
 
-SWEEP = Sweep(Countdown(), (ParticleFilter(), BestOfN()), (4,), 16, None)
+SWEEP = Sweep(Countdown(), (ParticleFilter(), BestOfN()), (4,), 24, None)
 
 
 class KeepingModel(WrappedModel):
@@ -100,12 +100,12 @@ def main(spec: str, file: FilePath, log: FilePath, out: FilePath, kills: int) ->
     moments, fork = random.Random(str(file.name)), multiprocessing.get_context("fork")
     ends = []
     for _ in range(kills):
-        enough = asked(log) + moments.randint(1, 40)
+        enough = asked(log) + moments.randint(1, 16)
         process = fork.Process(target=run, args=(probed, file, log, out))
         process.start()
         while asked(log) < enough and process.is_alive():
             time.sleep(0.001)
-        time.sleep(moments.uniform(0, 0.02))
+        time.sleep(moments.uniform(0, 0.01))
         process.kill()
         process.join()
         ends.append(process.exitcode)
