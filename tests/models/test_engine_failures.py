@@ -80,6 +80,21 @@ def test_two_calls_on_one_path_with_a_large_vocabulary() -> None:
     assert [len(request.children) for request in requests] == [2, 2]
 
 
+def test_logits_too_large_to_be_kept_are_not_kept() -> None:
+    """Neither those of a path that was asked about, nor those where two paths part."""
+    engine = generator_of(KEPT_LOGITS + 10)
+    root = Path.root(PROMPT)
+    paths = [root.child(Step((token,), "", End.BOUNDARY)) for token in (6, 7)]
+
+    async def ask() -> list[Any]:
+        return list(await asyncio.gather(*(engine.given(path, (4, 5), HOT) for path in paths)))
+
+    assert [question.error for question in asyncio.run(ask())] == [None, None]
+    held = [engine.cache.segment(path).output is not None for path in (root, *paths)]
+    engine.close()
+    assert held == [False] * 3
+
+
 @pytest.mark.parametrize("name", ["prefill", "decode"])
 def test_a_failed_pass_gives_its_slots_back(
     little: Generator, monkeypatch: pytest.MonkeyPatch, name: str

@@ -61,6 +61,8 @@ class Generator(Engine):
         self._rows = Rows(max_rows, max_context)
         self._waiting: list[Request] = []
         self._admitted: list[tuple[Request, Segment]] = []
+        self._told: list[Segment] = []
+        """Segments whose logits were computed in this turn, or are still waited for."""
         self._questions = Questions(
             forward, self.cache, max_context, lambda given: self._worker.answer(given)
         )
@@ -174,6 +176,7 @@ class Generator(Engine):
                 self._compute(batch, owner)
             for segment in recalled:
                 segment.output = self._recall(segment)
+            self._told += [*(chain[-1] for chain in plan), *recalled]
 
     def _compute(self, batch: list[list[Segment]], owner: dict[Segment, Request | Given]) -> None:
         rows = [[t for s in chain for t in s.tokens[len(s.slots) :]] for chain in batch]
@@ -210,7 +213,6 @@ class Generator(Engine):
         """Start rows of admitted requests and draw their first tokens."""
         started, logits = [], []
         left: list[tuple[Request, Segment]] = []
-        served: list[Segment] = []
         for request, segment in self._admitted:
             context = None
             while request.spawned < request.n and self._rows.n < self._rows.capacity:
@@ -231,11 +233,12 @@ class Generator(Engine):
                 left.append((request, segment))
             else:
                 self.cache.use(segment, -1)
-                served.append(segment)
         self._admitted = left
+        waited_for = {segment for _, segment in left}
         if len(self._ending.path) > KEPT_LOGITS:
-            for segment in {*served} - {segment for _, segment in left}:
+            for segment in {*self._told} - waited_for:
                 segment.output = None
+        self._told = [segment for segment in self._told if segment in waited_for]
         if started:
             self._consume(np.array(started), torch.stack(logits))
 
