@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -99,6 +101,7 @@ def main() -> None:
     parser.add_argument("--optillm-python")
     parser.add_argument("--problems", type=int, default=100)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers started here end with it
     both = options.accuracy == options.speed
     accuracy, speed = accuracy_cells(options.problems), speed_cells()
     measure(
