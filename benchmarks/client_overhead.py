@@ -4,7 +4,7 @@ A stub in a process of its own answers at once (at 1,000 in flight after 200 ms,
 In turns the same request is sent by a pooled `httpx.AsyncClient`, which reads the bytes and does nothing
 with them, and by `OpenAIModel.extend`, which also builds the request, bounds how many are in flight, parses
 the answer into steps and keeps the account. Both run in this process, in one event loop. At 1,000 in flight
-ours runs alone: httpx's pool looks at every connection for each request, and takes many minutes there.
+ours runs alone: httpx's pool looks at every connection for each request, and takes minutes there.
 
 Milliseconds a call are latencies; at more than one in flight they are mostly waiting for each other, so
 there the CPU time of this process is what to read. Afterwards: 1,000 calls in flight again and again, three
