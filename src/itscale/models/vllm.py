@@ -144,7 +144,6 @@ class VLLMModel(Model):
     async def close(self) -> None:
         self._home.run(_called(self._engine.shutdown))
         self._home.close()
-        self._engine = None  # at the interpreter's end it would shut down once more, and complain
 
     def _parameters(self, until: Until, sampling: Sampling, seed: int) -> Any:
         import vllm
