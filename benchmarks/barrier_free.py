@@ -1,13 +1,13 @@
 """What a particle filter without a barrier gains: the cascade beside the filter at equal N.
 
-    python -m benchmarks.barrier_free [--problems 120] [--embedded 16]
+    python -m benchmarks.barrier_free [--problems 100] [--embedded 40]
 
-1. A model that is a table: ten steps of 1 to some hundred tokens (geometric, mean 20), one in twelve
-   of them a mistake, judged rightly but with noise. A token takes 2 ms, a judgement 10 ms; as many
-   calls at once as there are.
+1. A model that is a table: ten steps of 1 to some thirty tokens (geometric, mean 5), one in five
+   of them a mistake, judged rightly but with noise. A token takes 8 ms, a judgement 10 ms; as many
+   calls at once as there are. In simulated time: computing takes none.
 2. The embedded reasoner and process reward model on Countdown as if behind servers: a token takes
-   30 ms, a judgement 60 ms, and each call that times a factor of its own (log-normal, standard
-   deviation 0.8: queues, other people's load).
+   10 ms, a judgement 30 ms, and each call that times a factor of its own (log-normal, standard
+   deviation 0.8: queues, other people's load), on top of what the engine takes.
 3. The same as they are, on the engine in this process, where all paths step together.
 """
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from benchmarks.uneven import HEAD, LateScorer, UnevenModel, timed
+from benchmarks.uneven import HEAD, LateScorer, SimulatedTime, UnevenModel, timed
 from itscale.methods import ParticleCascade, ParticleFilter
 from itscale.models.fake import FakeModel
 from itscale.randomness import derive
@@ -31,7 +31,7 @@ METHODS = {
     "particle-cascade": ParticleCascade(),
     "particle-cascade:races=true": ParticleCascade(races=True),
 }
-N, STEPS, MEAN_TOKENS, MISTAKES = 16, 10, 20, 1 / 12
+N, STEPS, MEAN_TOKENS, MISTAKES = 16, 10, 5, 1 / 5
 
 
 def next_token(prefix: tuple[str, ...]) -> dict[str, float]:
@@ -65,30 +65,39 @@ class Chains:
         return text.endswith("Answer: 1")
 
 
-async def measure(problems: int, embedded: int) -> None:
-    """All three tables."""
+async def on_the_table(problems: int) -> None:
+    """Part 1, in simulated time."""
     vocabulary = ["w", "ok|", "no|", "Answer: 0", "Answer: 1", "$"]
-    table = UnevenModel(FakeModel(next_token, vocabulary=vocabulary), 0.002, 0.0)
-    noisy = LateScorer(FakeProcessScorer(judge), 0.010, 0.0)
+    model = UnevenModel(FakeModel(next_token, vocabulary=vocabulary), 0.008, 0.0)
+    scorer = LateScorer(FakeProcessScorer(judge), 0.010, 0.0)
+    print(f"\nTen steps of uneven length, N = {N}, {problems} problems, simulated time\n\n{HEAD}", flush=True)
+    rows = await timed(METHODS, Chains(), problems, model, scorer, N, 10)
+    print(*(row.row(rows[0]) for row in rows), sep="\n", flush=True)
+
+
+async def on_the_embedded_models(problems: int) -> None:
+    """Parts 2 and 3."""
     model, scorer = load_model("embedded"), load_scorer("embedded")
     assert isinstance(scorer, ProcessScorer)
-    served, judged = UnevenModel(model, 0.030, 0.8), LateScorer(scorer, 0.060, 0.8)
-    for title, task, count, m, s, together in (
-        ("Ten steps of uneven length", Chains(), problems, table, noisy, 10),
-        ("Countdown behind uneven servers", Countdown(), embedded, served, judged, 3),
-        ("Countdown on the engine in this process", Countdown(), embedded, model, scorer, 1),
+    served, judged = UnevenModel(model, 0.010, 0.8), LateScorer(scorer, 0.030, 0.8)
+    for title, m, s, together in (
+        ("Countdown behind uneven servers", served, judged, 3),
+        ("Countdown on the engine in this process", model, scorer, 1),
     ):
-        print(f"\n{title}, N = {N}, {count} problems\n\n{HEAD}", flush=True)
-        rows = await timed(METHODS, task, count, m, s, N, together)
-        for row in rows:
-            print(row.row(rows[0]), flush=True)
+        print(f"\n{title}, N = {N}, {problems} problems\n\n{HEAD}", flush=True)
+        rows = await timed(METHODS, Countdown(), problems, m, s, N, together)
+        print(*(row.row(rows[0]) for row in rows), sep="\n", flush=True)
     await model.close()
     await scorer.close()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--problems", type=int, default=120)
-    parser.add_argument("--embedded", type=int, default=16)
+    parser.add_argument("--problems", type=int, default=100, help="on the table; 0 leaves it out")
+    parser.add_argument("--embedded", type=int, default=40, help="on the embedded models; 0 leaves them out")
     arguments = parser.parse_args()
-    asyncio.run(measure(arguments.problems, arguments.embedded))
+    if arguments.problems:
+        with asyncio.Runner(loop_factory=SimulatedTime) as runner:
+            runner.run(on_the_table(arguments.problems))
+    if arguments.embedded:
+        asyncio.run(on_the_embedded_models(arguments.embedded))

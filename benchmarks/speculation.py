@@ -2,19 +2,20 @@
 
     python -m benchmarks.speculation [--problems 60] [--embedded 12]
 
-Every method with and without, the same answers by construction. The two settings of
-`benchmarks/barrier_free.py` (a table whose token takes 2 ms, with judgements of 20 ms times a factor of
-its own; the embedded models as if behind uneven servers), and the embedded models as they are: two
-engines on one machine.
+Every method with and without, the same answers by construction. On the table of
+`benchmarks/barrier_free.py` with judgements of 20 ms times a factor of its own each, in simulated
+time; on the embedded models as if behind uneven servers (10 ms a token, 150 ms a judgement); and on
+the embedded models as they are, two engines on one machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+from typing import Any
 
 from benchmarks.barrier_free import Chains, judge, next_token
-from benchmarks.uneven import HEAD, LateScorer, UnevenModel, timed
+from benchmarks.uneven import HEAD, LateScorer, SimulatedTime, UnevenModel, timed
 from itscale.methods import DVTS, Beam, Method, ParticleCascade, ParticleFilter
 from itscale.models.fake import FakeModel
 from itscale.registry import load_model, load_scorer
@@ -31,31 +32,45 @@ PAIRS: list[dict[str, Method]] = [
 ]
 
 
-async def measure(problems: int, embedded: int) -> None:
-    """All three tables."""
+async def measure(title: str, pairs: list[dict[str, Method]], *setting: Any) -> None:
+    """One table; the setting is that of `timed`."""
+    print(f"\n{title}, N = {N}, {setting[1]} problems\n\n{HEAD}", flush=True)
+    for pair in pairs:
+        plain, ahead = await timed(pair, *setting)
+        print(plain.row(plain), ahead.row(plain), sep="\n", flush=True)
+        assert plain.right == ahead.right, "the same seeds gave other answers"
+
+
+async def on_the_table(problems: int) -> None:
+    """Part 1, in simulated time."""
     vocabulary = ["w", "ok|", "no|", "Answer: 0", "Answer: 1", "$"]
-    table = UnevenModel(FakeModel(next_token, vocabulary=vocabulary), 0.002, 0.0)
-    noisy = LateScorer(FakeProcessScorer(judge), 0.020, 0.8)
+    model = UnevenModel(FakeModel(next_token, vocabulary=vocabulary), 0.008, 0.0)
+    scorer = LateScorer(FakeProcessScorer(judge), 0.020, 0.8)
+    title = "Ten steps, judgements of 20 ms, simulated time"
+    await measure(title, PAIRS, Chains(), problems, model, scorer, N, 10)
+
+
+async def on_the_embedded_models(problems: int) -> None:
+    """Parts 2 and 3."""
     model, scorer = load_model("embedded"), load_scorer("embedded")
     assert isinstance(scorer, ProcessScorer)
-    served, judged = UnevenModel(model, 0.030, 0.8), LateScorer(scorer, 0.150, 0.8)
-    for title, task, pairs, count, m, s, together in (
-        ("Ten steps, judgements of 20 ms", Chains(), PAIRS, problems, table, noisy, 10),
-        ("Countdown, judgements of 150 ms", Countdown(), PAIRS[:2], embedded, served, judged, 3),
-        ("Countdown, engines in this process", Countdown(), PAIRS[:2], embedded, model, scorer, 1),
-    ):
-        print(f"\n{title}, N = {N}, {count} problems\n\n{HEAD}", flush=True)
-        for pair in pairs:
-            plain, ahead = await timed(pair, task, count, m, s, N, together)
-            print(plain.row(plain), ahead.row(plain), sep="\n", flush=True)
-            assert plain.right == ahead.right, "the same seeds gave other answers"
+    served, judged = UnevenModel(model, 0.010, 0.8), LateScorer(scorer, 0.150, 0.8)
+    title = "Countdown behind uneven servers, judgements of 150 ms"
+    await measure(title, PAIRS[:2], Countdown(), problems, served, judged, N, 3)
+    await measure(
+        "Countdown, both engines in this process", PAIRS[:2], Countdown(), problems, model, scorer, N, 1
+    )
     await model.close()
     await scorer.close()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--problems", type=int, default=60)
-    parser.add_argument("--embedded", type=int, default=12)
+    parser.add_argument("--problems", type=int, default=60, help="on the table; 0 leaves it out")
+    parser.add_argument("--embedded", type=int, default=12, help="on the embedded models; 0 leaves them out")
     arguments = parser.parse_args()
-    asyncio.run(measure(arguments.problems, arguments.embedded))
+    if arguments.problems:
+        with asyncio.Runner(loop_factory=SimulatedTime) as runner:
+            runner.run(on_the_table(arguments.problems))
+    if arguments.embedded:
+        asyncio.run(on_the_embedded_models(arguments.embedded))
