@@ -25,6 +25,18 @@ uvicorn.run(world.gateway, port=int(sys.argv[1]), log_level="error")
 PAGE = Path(__file__).parents[2] / "src/itscale/gateway/page"
 
 
+def _browsed(url: str, profile: Path, budget_ms: int) -> subprocess.CompletedProcess[str]:
+    """What the browser shows at `url` after that much of its own time, which runs ahead of a busy machine's:
+    whoever finds something still running there looks again for longer."""
+    assert CHROMIUM is not None
+    flags = [
+        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+        *(f"--user-data-dir={profile}", f"--virtual-time-budget={budget_ms}", "--dump-dom"),
+    ]
+    return subprocess.run([CHROMIUM, *flags, url], capture_output=True, text=True, timeout=120, check=True)
+
+
 @pytest.mark.server
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -45,15 +57,10 @@ def test_a_browser_shows_two_runs_side_by_side(tmp_path: Path):
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
         link = "prompt=pick+one&left=particle-filter/toy&right=majority/toy&n=4&seed=1&run"
-        flags = [
-            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-            *(f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000", "--dump-dom"),
-        ]
-        assert CHROMIUM is not None
-        shown = subprocess.run(
-            [CHROMIUM, *flags, f"{url}/#{link}"], capture_output=True, text=True, timeout=120, check=True
-        )
+        for budget_ms in (20_000, 100_000, 500_000):
+            shown = _browsed(f"{url}/#{link}", tmp_path, budget_ms)
+            if "state running" not in shown.stdout:
+                break
     finally:
         process.terminate()
         process.wait(30)

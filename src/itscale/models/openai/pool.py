@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import httpx
 
 from itscale.models.openai.concurrency import Concurrency
+from itscale.models.openai.connections import LeanTransport
 from itscale.models.openai.http2 import may_be_http2
 
 __all__ = ["Pool", "join", "leave"]
@@ -78,15 +79,11 @@ async def leave(pool: Pool, url: str) -> None:
 
 def _lean(url: str) -> httpx.AsyncBaseTransport | None:
     """Connections over which a call takes a fraction of the CPU time it takes over httpx's own, whose pool
-    looks at all of them for each request. Left to httpx: HTTP/2, proxies, and all without httptools."""
+    looks at all of them for each request. Left to httpx: HTTP/2 and proxies."""
     server = urlsplit(url)
     proxies = getproxies()
     proxied = (server.scheme in proxies or "all" in proxies) and not proxy_bypass(server.hostname or "")
     if proxied or (server.scheme == "https" and may_be_http2()):
-        return None
-    try:
-        from itscale.models.openai.connections import LeanTransport
-    except ImportError:
         return None
     return LeanTransport()
 
