@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Randomness", "Seeded", "SomeChildren", "derive", "uniforms"]
+__all__ = ["Randomness", "Seeded", "SomeChildren", "TheseChildren", "derive", "uniforms"]
 
 UInt64s = npt.NDArray[np.uint64]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -106,4 +106,31 @@ class SomeChildren(Randomness):
         match labels:
             case (int(i),) if 0 <= i < len(self._indices):
                 return self._parent.child(self._indices[i])
+        return self._own.child(*labels)
+
+
+class TheseChildren(Randomness):
+    """Children of several streams as children 0, 1, ... of one, so as to ask for them together.
+
+    Child i is the stream of the i-th pair (stream, its child's number), and what is named below it too.
+    Everything else is a stream of its own, named after all of them.
+    """
+
+    def __init__(self, children: Sequence[tuple[Randomness, int]]) -> None:
+        self._children = tuple(children)
+        names = (name for stream, i in children for name in (stream.seed, i))
+        self._own = children[0][0].child("these", *names)
+
+    @property
+    def seed(self) -> int:
+        return self._own.seed
+
+    def choose(self, probabilities: Sequence[float] | npt.NDArray[np.float64]) -> int:
+        return self._own.choose(probabilities)
+
+    def child(self, *labels: str | int) -> Randomness:
+        match labels:
+            case (*kind, int(i)) if 0 <= i < len(self._children):
+                stream, own = self._children[i]
+                return stream.child(*kind, own)
         return self._own.child(*labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from pathlib import Path as FilePath
 
 import numpy as np
 import pytest
@@ -15,8 +16,11 @@ from itscale.methods.base import StepMethod
 from itscale.methods.entropic_particle_filter import EntropicParticleFilter
 from itscale.methods.gathering import gather, in_slots
 from itscale.methods.particle_filter import ParticleFilter
+from itscale.models.base import Model
 from itscale.models.fake import FakeModel
+from itscale.models.recorded import RecordedModel
 from itscale.randomness import Seeded
+from itscale.recording import Recording
 from itscale.scorers.fake import FakeProcessScorer
 from itscale.testing import enumerate_expectation
 from itscale.types import Path, Prompt
@@ -32,7 +36,7 @@ class Preferring(FakeModel):
     prefers_n = True
 
 
-def run(model: FakeModel, method: StepMethod, n: int, budget: Budget | None = None) -> Result:
+def run(model: Model, method: StepMethod, n: int, budget: Budget | None = None) -> Result:
     scorer = FakeProcessScorer(JUDGEMENTS.__getitem__)
     return asyncio.run(method.run(PROMPT, model, scorer, budget or Budget(generations=n), 3))
 
@@ -69,6 +73,21 @@ def test_the_law_of_the_filter_stays_exact():
 
     expected = np.array(list(truth.values()))
     assert np.abs(enumerate_expectation(estimate) - expected).max() < 1e-12
+
+
+def test_gathered_calls_are_recorded_and_replayed(tmp_path: FilePath):
+    """A run with a recording repeats from it alone: the same candidates and account, nothing asked again."""
+    method, results, calls = ParticleFilter(ess_threshold=1.0), [], []
+    for offline in (False, True):
+        model = Preferring(TREE)
+        with Recording(tmp_path / "calls.db", offline=offline) as recording:
+            results.append(run(RecordedModel(model, recording), method, 8))
+        calls.append(model.calls)
+    live, replayed = results
+    assert told(live) == told(replayed) == told(run(FakeModel(TREE), method, 8))
+    assert calls[0] == live.usage.model_calls == replayed.usage.model_calls
+    assert live.usage.generated_tokens == replayed.usage.generated_tokens == replayed.usage.replayed_tokens
+    assert calls[1] == 0
 
 
 def test_speculating_runs_ask_one_by_one():

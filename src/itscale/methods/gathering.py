@@ -13,10 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-from itscale.randomness import Randomness
+from itscale.randomness import Randomness, TheseChildren
 from itscale.types import Path
 
 __all__ = ["Counts", "Gathered", "gather", "in_slots"]
@@ -76,26 +73,4 @@ def in_slots(calls: Sequence[Gathered], came: Sequence[Sequence[T]]) -> list[T]:
 def _stream_of(slots: Sequence[int], counts: Sequence[int], streams: Sequence[Randomness]) -> Randomness:
     if len(slots) == 1:
         return streams[slots[0]]
-    return _Streams([(streams[i], child) for i in slots for child in range(counts[i])])
-
-
-class _Streams(Randomness):
-    """The children of several streams as those of one; everything else is the first one's."""
-
-    def __init__(self, children: Sequence[tuple[Randomness, int]]) -> None:
-        self._children = tuple(children)
-        self._first = children[0][0]
-
-    @property
-    def seed(self) -> int:
-        return self._first.seed
-
-    def choose(self, probabilities: Sequence[float] | npt.NDArray[np.float64]) -> int:
-        return self._first.choose(probabilities)
-
-    def child(self, *labels: str | int) -> Randomness:
-        match labels:
-            case (*kind, int(i)) if 0 <= i < len(self._children):
-                stream, own = self._children[i]
-                return stream.child(*kind, own)
-        return self._first.child(*labels)
+    return TheseChildren([(streams[i], child) for i in slots for child in range(counts[i])])

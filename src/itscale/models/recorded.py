@@ -52,7 +52,7 @@ class RecordedModel(WrappedModel):
     async def extend(
         self, path: Path, n: int, until: Until, sampling: Sampling, rng: Randomness, ledger: Ledger
     ) -> list[Path]:
-        if not isinstance(rng, Seeded | SomeChildren):
+        if not isinstance(rng.child(0), Seeded):
             raise OptionError(f"draws of a {type(rng).__name__} cannot be recorded; pass a Seeded stream")
         call = self._address(path, until, sampling)
         addresses = [call.draw(rng.child(i).seed) for i in range(n)]
