@@ -13,10 +13,7 @@
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-
-from benchmarks.uneven import HEAD, LateScorer, SimulatedTime, UnevenModel, timed
+from benchmarks.uneven import HEAD, LateScorer, UnevenModel, from_command_line, timed
 from itscale.methods import ParticleCascade, ParticleFilter
 from itscale.models.fake import FakeModel
 from itscale.randomness import derive
@@ -92,12 +89,4 @@ async def on_the_embedded_models(problems: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--problems", type=int, default=100, help="on the table; 0 leaves it out")
-    parser.add_argument("--embedded", type=int, default=40, help="on the embedded models; 0 leaves them out")
-    arguments = parser.parse_args()
-    if arguments.problems:
-        with asyncio.Runner(loop_factory=SimulatedTime) as runner:
-            runner.run(on_the_table(arguments.problems))
-    if arguments.embedded:
-        asyncio.run(on_the_embedded_models(arguments.embedded))
+    from_command_line(__doc__, on_the_table, on_the_embedded_models, problems=100, embedded=40)

@@ -10,12 +10,10 @@ the embedded models as they are, two engines on one machine.
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 from typing import Any
 
 from benchmarks.barrier_free import Chains, judge, next_token
-from benchmarks.uneven import HEAD, LateScorer, SimulatedTime, UnevenModel, timed
+from benchmarks.uneven import HEAD, LateScorer, UnevenModel, from_command_line, timed
 from itscale.methods import DVTS, Beam, Method, ParticleCascade, ParticleFilter
 from itscale.models.fake import FakeModel
 from itscale.registry import load_model, load_scorer
@@ -65,12 +63,4 @@ async def on_the_embedded_models(problems: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--problems", type=int, default=60, help="on the table; 0 leaves it out")
-    parser.add_argument("--embedded", type=int, default=12, help="on the embedded models; 0 leaves them out")
-    arguments = parser.parse_args()
-    if arguments.problems:
-        with asyncio.Runner(loop_factory=SimulatedTime) as runner:
-            runner.run(on_the_table(arguments.problems))
-    if arguments.embedded:
-        asyncio.run(on_the_embedded_models(arguments.embedded))
+    from_command_line(__doc__, on_the_table, on_the_embedded_models, problems=60, embedded=12)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import math
 import selectors
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from itscale.randomness import Randomness, derive
 from itscale.scorers.base import ProcessScorer
 from itscale.types import Path, Problem, Sampling, Until
 
-__all__ = ["HEAD", "LateScorer", "SimulatedTime", "Timed", "UnevenModel", "timed"]
+__all__ = ["HEAD", "LateScorer", "SimulatedTime", "Timed", "UnevenModel", "from_command_line", "timed"]
 
 
 def _jitter(seed: int, spread: float) -> float:
@@ -171,3 +172,25 @@ async def timed(
     await asyncio.gather(*(one(i, problem) for i, problem in enumerate(task.problems(problems, seed=1))))
     assert all(len(a.seconds) == len(b.seconds) for a, b in pairwise(done.values()))
     return list(done.values())
+
+
+def from_command_line(
+    about: str | None,
+    on_the_table: Callable[[int], Coroutine[Any, Any, None]],
+    on_the_embedded_models: Callable[[int], Coroutine[Any, Any, None]],
+    *,
+    problems: int,
+    embedded: int,
+) -> None:
+    """Run a script's two parts on as many problems as its command line says: the first in simulated time."""
+    parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
+    parser.add_argument("--problems", type=int, default=problems, help="on the table; 0 leaves it out")
+    parser.add_argument(
+        "--embedded", type=int, default=embedded, help="on the embedded models; 0 leaves them out"
+    )
+    arguments = parser.parse_args()
+    if arguments.problems:
+        with asyncio.Runner(loop_factory=SimulatedTime) as runner:
+            runner.run(on_the_table(arguments.problems))
+    if arguments.embedded:
+        asyncio.run(on_the_embedded_models(arguments.embedded))

@@ -31,19 +31,11 @@ from itscale.registry import load_model, load_scorer
 from itscale.scorers.base import Scorer
 from itscale.types import Prompt
 
-__all__ = ["Runtime", "ServedModel", "Transports", "network"]
+__all__ = ["Runtime", "ServedModel", "Transports"]
 
 T = TypeVar("T")
 Transports = Callable[[], httpx.AsyncBaseTransport]
 """Makes the connections to upstream servers; tests give one that ends in this process."""
-KEEP_ALIVE_S = 4.0
-"""Less than the 5 s after which uvicorn-based servers close an idle connection, so that no request
-meets a closing one."""
-
-
-def network() -> httpx.AsyncBaseTransport:
-    """The network."""
-    return LeanTransport(keep_alive_s=KEEP_ALIVE_S)
 
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -190,7 +182,7 @@ class Runtime:
         self,
         config: Config,
         *,
-        transports: Transports = network,
+        transports: Transports = LeanTransport,
         models: Mapping[str, Model] | None = None,
         scorers: Mapping[str, Scorer] | None = None,
         before: Runtime | None = None,

@@ -13,10 +13,8 @@ it; what the server read is charged as scorer tokens, retries as retries.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -125,38 +123,20 @@ class Served:
 def reached(endpoint: Endpoint) -> str:
     """The name of the address's model, once its server has said that it has it.
 
-    In a thread of its own, so that it works with and without a running loop.
-
     Raises:
         OptionError: it has no such model, or several and none was named.
         ModelError: it cannot be reached, or refuses.
     """
-    found: list[str | BaseException] = []
 
     async def look() -> str:
-        try:
-            offered = await models_at(endpoint)
-        finally:
-            await endpoint.close()
+        offered = await models_at(endpoint)
         name = endpoint.address.model or (next(iter(offered)) if len(offered) == 1 else "")
         if name not in offered:
             what = f"model {name!r} is not what {endpoint.address.url} offers" if name else "name the model"
             raise OptionError(f"{what}; choose one of: {', '.join(sorted(offered)) or 'none'}")
         return name
 
-    def run() -> None:
-        try:
-            found.append(asyncio.run(look()))
-        except BaseException as error:  # noqa: BLE001  raised again in the thread that asked
-            found.append(error)
-
-    thread = threading.Thread(target=run, name="itscale-scorer-probe", daemon=True)
-    thread.start()
-    thread.join()
-    [name] = found
-    if isinstance(name, BaseException):
-        raise name
-    return name
+    return endpoint.alone(look)
 
 
 def _tokens_read(answer: Mapping[str, Any], known: int) -> int:

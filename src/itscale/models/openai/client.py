@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import httpx
 
@@ -35,6 +36,7 @@ from itscale.version import __version__
 
 __all__ = ["Call", "Endpoint"]
 
+T = TypeVar("T")
 ATTEMPTS = 5
 BASE_DELAY_S = 0.5
 LONGEST_DELAY_S = 20.0
@@ -134,6 +136,34 @@ class Endpoint:
             ModelError: no usable answer after all attempts.
         """
         return await self._call("POST", url, json.dumps(body).encode(), call or Call(), self._attempts)
+
+    def alone(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What `work` with this endpoint comes to, whether or not a loop is running here.
+
+        It has a thread and a loop of its own, and its connections are closed after it. Raises what it raises.
+        """
+        came: list[T] = []
+        failed: list[BaseException] = []
+
+        async def then_closed() -> T:
+            try:
+                return await work()
+            finally:
+                await self.close()
+
+        def run() -> None:
+            try:
+                came.append(asyncio.run(then_closed()))
+            except BaseException as error:  # noqa: BLE001  raised again in the thread that asked
+                failed.append(error)
+
+        thread = threading.Thread(target=run, name="itscale-probe", daemon=True)
+        thread.start()
+        thread.join()
+        for error in failed:
+            raise error
+        [result] = came
+        return result
 
     async def close(self) -> None:
         """Leave the pool of connections; the next call joins one again."""

@@ -22,6 +22,9 @@ import httpx
 
 __all__ = ["LeanTransport"]
 
+KEEP_ALIVE_S = 4.0
+"""Less than the 5 s after which uvicorn-based servers close an idle connection, so that no request
+meets a closing one."""
 _MOST_UNREAD = 256 * 1024
 """Bytes of a body that may lie unread before its socket is left alone."""
 Origin: TypeAlias = tuple[bytes, str, int]
@@ -34,7 +37,7 @@ class LeanTransport(httpx.AsyncBaseTransport):
     Of a request's timeouts `connect` and `read` hold; `read` is for each wait, as in httpx.
     """
 
-    def __init__(self, *, keep_alive_s: float = 4.0) -> None:
+    def __init__(self, *, keep_alive_s: float = KEEP_ALIVE_S) -> None:
         self._keep_alive_s = keep_alive_s
         self._idle: dict[Origin, deque[_Connection]] = {}
         self._open: set[_Connection] = set()

@@ -17,7 +17,6 @@ import asyncio
 import logging
 import math
 import os
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -82,27 +81,7 @@ class OpenAIModel(Model):
         """
         address = Address.parse(text)
         reached = endpoint(address, find_key(address, os.environ))
-        found: list[Facts | BaseException] = []
-
-        async def look() -> Facts:
-            try:
-                return await probe(reached)
-            finally:
-                await reached.close()
-
-        def run() -> None:
-            try:
-                found.append(asyncio.run(look()))
-            except BaseException as error:  # noqa: BLE001  raised again in the thread that asked
-                found.append(error)
-
-        thread = threading.Thread(target=run, name="itscale-probe", daemon=True)
-        thread.start()
-        thread.join()
-        [facts] = found
-        if isinstance(facts, BaseException):
-            raise facts
-        return cls(reached, facts)
+        return cls(reached, reached.alone(lambda: probe(reached)))
 
     @property
     def facts(self) -> Facts:
