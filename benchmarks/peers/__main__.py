@@ -24,6 +24,7 @@ from benchmarks.peers import running, served
 from benchmarks.peers.pages import write
 from benchmarks.peers.running import Cell, Measured
 from benchmarks.peers.served import ROOT, Server
+from itscale.bench.sweep import DEFAULT_CONCURRENCY
 
 FOLDER = ROOT / "runs" / "peers"
 CELLS = FOLDER / "cells.jsonl"
@@ -44,12 +45,14 @@ def accuracy_cells(problems: int) -> list[Cell]:
 
 
 def speed_cells() -> list[Cell]:
-    """Particle filters on 50 problems, several at once and one at a time."""
-    return [
+    """Filters on 50 problems, some at once, one by one, and as `itscale bench` does; votes; bare requests."""
+    filters = [
         Cell(who, "particle-filter", n, 50, at_once)
         for n, at_once in ((16, 8), (64, 8), (16, 1))
         for who in ("itscale", "its_hub")
     ]
+    filters += [Cell("itscale", "particle-filter", N, 50, DEFAULT_CONCURRENCY)]
+    return [*filters, *(Cell(who, "majority", N, 50) for who in ("itscale", "its_hub", "bare"))]
 
 
 def known() -> dict[Cell, Measured]:
@@ -83,6 +86,8 @@ def measure(cells: Sequence[Cell], options: argparse.Namespace) -> None:
                 one = running.ours(cell, server, scorer)
             elif cell.who == "its_hub":
                 one = running.its_hub(cell, server, scorer, hub)
+            elif cell.who == "bare":
+                one = running.bare(cell, server)
             else:
                 one = running.optillm(cell, server, gateway)
             with CELLS.open("a") as file:

@@ -30,9 +30,10 @@ def accuracy_table(measured: Sequence[Measured]) -> list[str]:
 
 
 def speed_table(measured: Sequence[Measured]) -> list[str]:
-    """A line for each filter, and how many times as fast as the other ours is."""
+    """A line for each run, and how many times as fast as the other ours is."""
     names = [
         "whose",
+        "method",
         "N",
         "problems at once",
         "seconds",
@@ -40,7 +41,7 @@ def speed_table(measured: Sequence[Measured]) -> list[str]:
         "generated tokens",
         "prompt tokens",
     ]
-    lines = [*_head([*names, "of them computed", "requests", "connections", "right"], words=1)]
+    lines = [*_head([*names, "of them computed", "requests", "connections", "right"], words=2)]
     seconds = {one.cell: one.seconds for one in measured}
     for one in measured:
         cell, counts = one.cell, one.counts
@@ -49,9 +50,10 @@ def speed_table(measured: Sequence[Measured]) -> list[str]:
         numbers = [counts.generated_tokens, counts.prompt_tokens, counts.prompt_tokens - counts.cached_tokens]
         numbers += [counts.requests, counts.connections]
         told = " | ".join(f"{value:,}" for value in numbers)
+        right = f"{sum(one.correct)} of {len(one.correct)}" if one.correct else ""
         lines.append(
-            f"| {cell.who} | {cell.n} | {cell.at_once} | {one.seconds:.1f} | {ratio} | {told} "
-            f"| {sum(one.correct)} of {len(one.correct)} |"
+            f"| {cell.who} | {cell.method} | {cell.n} | {cell.at_once} | {one.seconds:.1f} | {ratio} "
+            f"| {told} | {right} |"
         )
     return lines
 

@@ -23,7 +23,7 @@ from itscale.registry import parse_method
 from itscale.tasks import Countdown
 from itscale.types import Problem
 
-__all__ = ["Cell", "Measured", "its_hub", "optillm", "ours", "sweep_of"]
+__all__ = ["Cell", "Measured", "bare", "its_hub", "optillm", "ours", "sweep_of"]
 
 LEVEL = 4
 WORKER = FilePath(__file__).with_name("its_hub_worker.py")
@@ -118,6 +118,29 @@ def judged(
     correct = [text is not None and task.check(p, text) for p, text in zip(problems, texts, strict=True)]
     errors = [row["error"] for row in said.values() if row["error"]]
     return Measured(cell, correct, len(errors), seconds, counts, errors[:3])
+
+
+def bare(cell: Cell, server: Server) -> Measured:
+    """As many texts as a vote takes, in the fewest requests, one piece each, unread: the server's limit."""
+
+    async def run() -> float:
+        gate = asyncio.Semaphore(cell.at_once)
+        async with httpx.AsyncClient(timeout=550) as client:
+
+            async def one(problem: Problem) -> None:
+                messages = [{"role": "user", "content": problem.prompt.question}]
+                body = {"model": "embedded", "messages": messages, "n": cell.n, "temperature": 1.0}
+                async with gate:
+                    answer = await client.post(f"{server.url}/chat/completions", json=body)
+                answer.raise_for_status()
+
+            began = time.perf_counter()
+            await asyncio.gather(*map(one, sweep_of(cell).problems))
+            return time.perf_counter() - began
+
+    before = server.counts()
+    seconds = asyncio.run(run())
+    return Measured(cell, [], 0, seconds, server.counts() - before)
 
 
 def optillm(cell: Cell, server: Server, gateway: str) -> Measured:
