@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,7 +31,10 @@ from itscale.randomness import Randomness
 from itscale.types import End, Path, Sampling, Step, Until
 from tests.models.openai.servers import ANSWERS, BASE, Server, connected, ok
 
-CHECKS = ["stepwise greedy", "stop handling", "samples differ", "n", "seeds", "logprobs", "usage", "length"]
+CHECKS = [
+    *("stepwise greedy", "stop handling", "samples differ", "n", "seeds", "logprobs", "entropies", "usage"),
+    "length",
+]
 
 
 def broken(findings: list[Finding]) -> bool:
@@ -77,6 +81,8 @@ class Faulty(Model):
         assert step is not None
         if self.fault == "logprobs":
             return parent.child(Step(step.token_ids, step.text, step.end, 0.5))
+        if self.fault == "entropies":
+            return parent.child(replace(step, token_entropies=(0.0,) * step.n_tokens))
         if self.fault == "length" and step.end is End.LENGTH:
             return child.parent.child(Step(step.token_ids, step.text, End.EOS, step.logprob))
         if self.fault == "stepwise greedy" and until.what == "step":
@@ -94,7 +100,11 @@ def test_a_right_model_passes_everything():
 
 
 @pytest.mark.parametrize(
-    "fault", ["stepwise greedy", "stop handling", "samples differ", "seeds", "logprobs", "usage", "length"]
+    "fault",
+    [
+        *("stepwise greedy", "stop handling", "samples differ", "seeds", "logprobs", "entropies", "usage"),
+        "length",
+    ],
 )
 def test_each_broken_law_is_found(fault: str):
     """A model that breaks one law has that law named as broken."""
@@ -125,11 +135,15 @@ def test_a_law_that_could_not_be_tried_is_said_to_be_so():
         (Server(), {}),
         (Server(n="ignores"), {}),
         (Server(seeds=False), {"seeds": Verdict.NOT_OFFERED}),
-        (Server(tokens=False), {}),
-        (Server(tokens=False, logprobs=False), {"logprobs": Verdict.NOT_OFFERED}),
+        (Server(likeliest=None), {"entropies": Verdict.NOT_OFFERED}),
+        (Server(tokens=False), {"entropies": Verdict.NOT_OFFERED}),
+        (
+            Server(tokens=False, logprobs=False),
+            dict.fromkeys(("logprobs", "entropies"), Verdict.NOT_OFFERED),
+        ),
         (
             Server(tokens=False, prefill=None),
-            dict.fromkeys(("dialect", "stepwise greedy", "stop handling"), Verdict.NOT_OFFERED),
+            dict.fromkeys(("dialect", "stepwise greedy", "stop handling", "entropies"), Verdict.NOT_OFFERED),
         ),
         (Server(usage=lambda usage: {**usage, "completion_tokens": 99}), {"usage": Verdict.BROKEN}),
     ],
@@ -263,7 +277,7 @@ def test_probing_is_for_models():
 
 def test_facts_are_shown_for_any_model():
     """Name and capabilities of every model, and what a probe found of a server."""
-    assert "logprobs, seeds, steps" in shown(facts_table(ANSWERS))
+    assert "logprobs, seeds, self_certainty, steps" in shown(facts_table(ANSWERS))
     text = shown(facts_table(asyncio.run(connected(Server(n="ignores")))))
     assert "openai:tiny@http://127.0.0.1:8000/v1" in text
     assert [line.split()[-1] for line in text.splitlines() if line.split()[:1] == ["n"]] == ["no"]

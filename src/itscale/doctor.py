@@ -33,6 +33,7 @@ from itscale.testing import (
     check_one_seed,
     check_samples_differ,
     check_stepwise_equals_single_pass,
+    check_token_statistics,
     check_usage,
 )
 from itscale.types import Path, Prompt, Sampling, Until
@@ -240,6 +241,14 @@ async def _logprobs(model: Model, prompts: Sequence[Prompt]) -> str:
     return f"{len(steps)} steps have one, all of them finite and not above 0"
 
 
+async def _entropies(model: Model, prompts: Sequence[Prompt]) -> str:
+    await check_token_statistics(model, prompts)
+    if not isinstance(model, OpenAIModel):
+        return "every token has its entropy, exactly"
+    left = f"they leave out {model.left_out:.2g} of the probability at most" if model.left_out > 1e-6 else ""
+    return "; ".join(["every token has its entropy", *filter(None, (model.facts.entropies, left))])
+
+
 async def _usage(model: Model, prompts: Sequence[Prompt]) -> str:
     await check_usage(model, prompts)
     return "every call is charged, every generated token once"
@@ -257,6 +266,7 @@ _CHECKS: tuple[tuple[str, Capability | None, Check], ...] = (
     ("n", None, _n_in_one),
     ("seeds", Capability.SEEDS, _seeds),
     ("logprobs", Capability.LOGPROBS, _logprobs),
+    ("entropies", Capability.TOKEN_STATISTICS, _entropies),
     ("usage", None, _usage),
     ("length", None, _length),
 )

@@ -181,11 +181,15 @@ class Step:
     token_logprobs: tuple[float, ...] | None = None
     """Of each token, nats under the sampling distribution; their sum is `logprob`. None if untold."""
     token_entropies: tuple[float, ...] | None = None
-    """Of the law each token was drawn from, in nats, at temperature 1 and before top-p and top-k."""
+    """Of the law each token was drawn from, in nats, at temperature 1 and before top-p and top-k. From a
+    backend of `Model.top_logprobs` the least that what it tells of the law allows."""
     token_certainties: tuple[float, ...] | None = None
     """Of the same laws, KL(uniform, law) in nats: the self-certainty of a text is their mean."""
     forced: bool = False
     """Put there by a method rather than drawn: it was not generated, and has no log-probability."""
+    token_ends: tuple[int, ...] | None = None
+    """Of each token, where what it says ends in `text`, where the backend tells so that paths can be cut
+    there. None where it does not, or spells token ids itself (`Model.forced`)."""
 
     @property
     def n_tokens(self) -> int:
@@ -271,6 +275,14 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     """0 keeps every token."""
+    top_logprobs: int = 0
+    """How many of the likeliest tokens the backend is to tell at every place (`Model.top_logprobs`). It
+    changes nothing of what is drawn."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether tokens are drawn from the model's own law, or are its likeliest."""
+        return self.temperature in (0, 1) and self.top_p == 1 and not self.top_k
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,7 @@ class Silent(FakeModel):
 def test_what_a_model_does_not_tell_is_refused():
     """Before any token where it says so, at the first step where it had promised."""
     untold = model(capabilities=frozenset({Capability.LOGPROBS}))
-    with pytest.raises(OptionError, match="token"):
+    with pytest.raises(OptionError, match="self_certainty"):
         asyncio.run(ConfidenceVote(confidence="certainty").run(PROMPT, untold, None, Budget(generations=2)))
     assert untold.calls == 0
     silent = Silent(law, vocabulary=VOCABULARY, boundary="\n")

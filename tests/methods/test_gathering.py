@@ -25,7 +25,8 @@ from itscale.scorers.fake import FakeProcessScorer
 from itscale.testing import enumerate_expectation
 from itscale.types import Path, Prompt
 from tests.methods.trees import JUDGEMENTS, PROMPT, TREE, exact
-from tests.models.openai.servers import Server, connected, fault
+from tests.models.openai.canned import fault
+from tests.models.openai.servers import Server, connected
 
 ROOT = Prompt.user("a b c")
 

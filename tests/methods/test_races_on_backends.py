@@ -21,10 +21,13 @@ ALIKE = AnswerKind("alike", extract=lambda text: "yes")
 
 
 def test_a_probe_on_log_probabilities_runs_on_a_server(tmp_path):
-    """A server tells neither entropies nor hidden states: probes on `logprobs` ask for neither."""
+    """Probes on `logprobs` ask for nothing more, those on `statistics` for the likeliest tokens; a
+    server that tells none refuses, as every server does for hidden states."""
+    servers = []
 
-    async def run(features, width):
-        model = await connected(Server())
+    async def run(features, width, likeliest=20):
+        servers.append(Server(likeliest=likeliest))
+        model = await connected(servers[-1])
         probe = Probe(features, (0.0,) * width, (1.0,) * width, (1.0,) * width, 0.0)
         file = tmp_path / f"{features}.json"
         SuccessPredictor(model.identity, probe, probe, 1).to_calibration({}).save(file)
@@ -37,9 +40,16 @@ def test_a_probe_on_log_probabilities_runs_on_a_server(tmp_path):
         told = logprob_features(candidate.path)
         assert told[0] < 0
         assert candidate.score == pytest.approx(1 / (1 + math.exp(-told.sum())))
+    assert {body["logprobs"] for body in servers[-1].asked("/v1/completions")} == {1}
+    result = asyncio.run(run("statistics", 10))
+    assert {body["logprobs"] for body in servers[-1].asked("/v1/completions")} == {20}
+    for candidate in result.candidates:
+        told = logprob_features(candidate.path, entropies=True)
+        assert candidate.score == pytest.approx(1 / (1 + math.exp(-told.sum())))
     for features, width, need in (("statistics", 10, "token_statistics"), ("hidden", 4, "hidden")):
         with pytest.raises(OptionError, match=f"needs {need}"):
-            asyncio.run(run(features, width))
+            asyncio.run(run(features, width, None))
+        assert servers[-1].requests == []
 
 
 RULES = [

@@ -21,7 +21,8 @@ from itscale.scorers.served import ClassifyScorer, RewardScorer, ScoreScorer, la
 from itscale.scorers.served_prm import PoolingScorer, served_kind
 from itscale.types import End, Message, Path, Prompt, Step
 from tests.bench.worlds import coin_model
-from tests.models.openai.servers import cut, endpoint_at, fault
+from tests.models.openai.canned import cut, fault
+from tests.models.openai.servers import endpoint_at
 from tests.models.recorded_runs import in_session
 from tests.scorers.pooling_servers import MARK, PoolingServer
 

@@ -26,7 +26,7 @@ from itscale.methods.arrivals import together
 from itscale.methods.budget_forcing import BudgetForcing
 from itscale.methods.early_exit import ExitRule, Unit, cue_of
 from itscale.methods.majority import Majority
-from itscale.methods.probes import Features, Probe, read_features
+from itscale.methods.probes import Features, Probe, needs_of, read_features
 from itscale.methods.pruned_majority import grown
 from itscale.methods.session import Session
 from itscale.methods.success import SuccessPredictor
@@ -171,7 +171,7 @@ async def _chain(
     seed: int,
     problem: Problem,
 ) -> _Chain:
-    session, where = _session(method, problem, model, seed), cue_of(cue)
+    session, where = _session(method, problem, model, seed, features), cue_of(cue)
     path, events = session.root, list[_Event]()
     while (room := method.room(session, path.n_tokens)) > 0 and not method.is_over(path):
         longer = await method.step(session, path, room)
@@ -240,7 +240,7 @@ async def _prefixes(
     problem: Problem,
 ) -> tuple[Examples, Examples]:
     """Features and success of the prefixes and of the whole answers of some samples."""
-    session = _session(method, problem, model, seed)
+    session = _session(method, problem, model, seed, features)
     begun = await grown(session, [session.root] * samples, after_tokens)
     groups = await together(grown(session, [path]) for path in begun)
     prefixes, wholes = Examples(), Examples()
@@ -282,9 +282,9 @@ def auc(positives: Sequence[float], negatives: Sequence[float]) -> float:
     return float(np.mean((high > low) + 0.5 * (high == low)))
 
 
-def _session(method: WholeAnswers, problem: Problem, model: Model, seed: int) -> Session:
+def _session(method: WholeAnswers, problem: Problem, model: Model, seed: int, features: Features) -> Session:
     rng = Seeded(derive(seed, problem.id))
-    return method.session(problem.prompt, model, None, Ledger(Budget()), rng, Trace())
+    return method.session(problem.prompt, model, None, Ledger(Budget()), rng, Trace(), needs_of(features))
 
 
 def _examples(pairs: Examples) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:

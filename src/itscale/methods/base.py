@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from itscale.budget import Budget, Ledger, Usage
@@ -13,7 +13,7 @@ from itscale.errors import OptionError
 from itscale.events import Chosen, Event, Stopped, Trace
 from itscale.methods.session import Session
 from itscale.methods.tree import Tree
-from itscale.models.base import Capability, Model
+from itscale.models.base import TOLD_OF_TOKENS, Capability, Model
 from itscale.randomness import Randomness, Seeded
 from itscale.scorers.answers import AUTO, AnswerKind, answer_of_calls
 from itscale.scorers.base import ComparisonScorer, OutcomeScorer, ProcessScorer, Scorer
@@ -143,6 +143,11 @@ class Method(ABC):
         return self.needs
 
     @property
+    def looks_at(self) -> frozenset[Capability]:
+        """What it reads of the tokens that come: some backends tell statistics only when asked."""
+        return self.required
+
+    @property
     def answer_kind(self) -> AnswerKind:
         """How this method reads and compares answers."""
         return AUTO
@@ -211,12 +216,21 @@ class Method(ABC):
         ledger: Ledger,
         rng: Randomness,
         trace: Trace,
+        looks_at: frozenset[Capability] | None = None,
     ) -> Session:
-        """A run of this method on one prompt, about to begin; charged to `ledger`."""
-        sampling = Sampling(temperature=self.temperature, top_p=self.top_p)
+        """A run of this method on one prompt, about to begin; charged to `ledger`. It looks at what the
+        method does unless `looks_at` says what."""
+        wanted = self.looks_at if looks_at is None else looks_at
+        sampling = self._sampling
+        if wanted & TOLD_OF_TOKENS:
+            sampling = replace(sampling, top_logprobs=model.top_logprobs)
         return Session(
             prompt, model, scorer, ledger, rng, trace, sampling, self.max_tokens, speculate=self.speculates
         )
+
+    @property
+    def _sampling(self) -> Sampling:
+        return Sampling(temperature=self.temperature, top_p=self.top_p)
 
     def check(self, model: Model, scorer: Scorer | None) -> None:
         """Hold model and scorer against what this method needs, before any token.
@@ -225,8 +239,15 @@ class Method(ABC):
             OptionError: something is missing; the message says what, and what would do instead.
         """
         missing = self.required - model.capabilities
+        if not missing and model.top_logprobs and self.looks_at & TOLD_OF_TOKENS and not self._sampling.plain:
+            raise OptionError(
+                f"{self.name} looks at the statistics of tokens, which {model.name} tells at temperature 1 "
+                "without top-p; use these, or a model in this process (hf:PATH)"
+            )
         if missing:
             fix = "use a method that samples whole answers (majority, best-of-n)"
+            if missing <= TOLD_OF_TOKENS:
+                fix = "use an in-process model (hf:PATH), or a server that tells the likeliest tokens"
             if not missing & self.needs:  # an option of this run asks for it
                 fix = f"use an in-process model (hf:PATH), or options of {self.name} that do without"
             raise OptionError(

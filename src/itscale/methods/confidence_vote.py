@@ -74,7 +74,7 @@ class ConfidenceVote(WholeAnswers):
 
     @property
     def required(self) -> frozenset[Capability]:
-        return self.needs | ({Capability.TOKEN_STATISTICS} if self.confidence == "certainty" else set())
+        return self.needs | ({Capability.SELF_CERTAINTY} if self.confidence == "certainty" else set())
 
     async def search(self, session: Session) -> Outcome:
         paths = await session.sample(session.generations)

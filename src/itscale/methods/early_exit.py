@@ -41,7 +41,7 @@ from itscale.methods.probes import (
     required,
 )
 from itscale.methods.session import Session
-from itscale.models.base import Model
+from itscale.models.base import Capability, Model
 from itscale.scorers.base import Scorer
 from itscale.types import Path
 
@@ -190,6 +190,10 @@ class EarlyExit(Exiting):
     @cached_property
     def way_out(self) -> Exit:
         return exit_of(self.rule.exit)
+
+    @property
+    def looks_at(self) -> frozenset[Capability]:
+        return self.required | needs_of(self.rule.probe.features)
 
     def check(self, model: Model, scorer: Scorer | None) -> None:
         super().check(model, scorer)

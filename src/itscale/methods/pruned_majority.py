@@ -69,6 +69,10 @@ class PrunedMajority(WholeAnswers):
         """What the file says."""
         return SuccessPredictor.load(required(self.calibration, self.name, CALIBRATION_KIND))
 
+    @property
+    def looks_at(self) -> frozenset[Capability]:
+        return self.required | self.predictor.looks_at
+
     def check(self, model: Model, scorer: Scorer | None) -> None:
         super().check(model, scorer)
         self.predictor.check(model, self.name)

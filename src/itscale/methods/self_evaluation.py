@@ -87,6 +87,10 @@ class SelfEvaluation(WholeAnswers):
         """What the file says, if there is one."""
         return SuccessPredictor.load(self.calibration) if self.calibration else None
 
+    @property
+    def looks_at(self) -> frozenset[Capability]:
+        return self.required | (self.predictor.looks_at if self.predictor else frozenset())
+
     def check(self, model: Model, scorer: Scorer | None) -> None:
         super().check(model, scorer)
         needs = set() if self.predictor else {Capability.GIVEN, Capability.FORCING}

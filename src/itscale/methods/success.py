@@ -10,7 +10,7 @@ from typing import Any
 from itscale.calibration import Calibration
 from itscale.errors import CalibrationError
 from itscale.methods.probes import Probe, needs_of, require
-from itscale.models.base import Model
+from itscale.models.base import Capability, Model
 
 __all__ = ["CALIBRATION_KIND", "SuccessPredictor"]
 
@@ -27,6 +27,11 @@ class SuccessPredictor:
     after_tokens: int
     """The prefix probe was fitted where a path had first this many tokens at the end of a step."""
 
+    @property
+    def looks_at(self) -> frozenset[Capability]:
+        """What of a path the probes read."""
+        return needs_of(self.prefix.features) | needs_of(self.whole.features)
+
     def check(self, model: Model, name: str) -> None:
         """Hold a model against this; `name` is the method's.
 
@@ -34,7 +39,7 @@ class SuccessPredictor:
             OptionError: the model does not show what the probes look at.
             CalibrationError: the probes were fitted on another model.
         """
-        require(model, needs_of(self.prefix.features) | needs_of(self.whole.features), name)
+        require(model, self.looks_at, name)
         Calibration(CALIBRATION_KIND, self.model, {}).require(model.identity, model.name)
 
     def to_calibration(self, evidence: Mapping[str, Any]) -> Calibration:

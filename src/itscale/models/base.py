@@ -11,7 +11,7 @@ from itscale.errors import OptionError, PromptError
 from itscale.randomness import Randomness
 from itscale.types import Path, Prompt, Sampling, Until
 
-__all__ = ["Capability", "Model", "WrappedModel", "check_plain"]
+__all__ = ["TOLD_OF_TOKENS", "Capability", "Model", "WrappedModel", "check_plain"]
 
 
 class Capability(StrEnum):
@@ -24,13 +24,20 @@ class Capability(StrEnum):
     SEEDS = "seeds"
     """The same path, sampling and seed give the same step."""
     TOKEN_STATISTICS = "token_statistics"  # noqa: S105  tokens of text, not a secret
-    """Steps carry the log-probability, the entropy and the self-certainty of every token."""
+    """Steps carry the log-probability and the entropy of every token, where `Sampling.top_logprobs` is as
+    `Model.top_logprobs` says."""
+    SELF_CERTAINTY = "self_certainty"
+    """And the self-certainty of every token, for which the whole law has to be known."""
     GIVEN = "given"
     """Tell the log-probability of a given continuation (`logprobs_of`)."""
     FORCING = "forcing"
     """Continue a path with text of the method's own (`forced`)."""
     HIDDEN = "hidden"
     """Tell what the model holds at the end of a path (`hidden_states`)."""
+
+
+TOLD_OF_TOKENS = frozenset({Capability.TOKEN_STATISTICS, Capability.SELF_CERTAINTY})
+"""What some backends tell of tokens only when asked."""
 
 
 class Model(ABC):
@@ -49,6 +56,16 @@ class Model(ABC):
     def prefers_n(self) -> bool:
         """Whether n children of one path in one call cost less than in n calls."""
         return False
+
+    @property
+    def top_logprobs(self) -> int:
+        """How many likeliest tokens it must be asked for so as to tell the statistics of a token.
+
+        0 where it knows the whole law and always tells them, exactly. Otherwise they are asked for by
+        `Sampling.top_logprobs`, at temperature 0 or 1 without top-p and top-k, and an entropy is the
+        least that these tokens allow: exact where they have all the mass, else below the true one.
+        """
+        return 0
 
     @property
     def identity(self) -> str:
@@ -157,6 +174,10 @@ class WrappedModel(Model):
     @property
     def prefers_n(self) -> bool:
         return self._model.prefers_n
+
+    @property
+    def top_logprobs(self) -> int:
+        return self._model.top_logprobs
 
     @property
     def computing_s(self) -> float | None:

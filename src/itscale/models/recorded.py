@@ -124,6 +124,8 @@ class RecordedModel(WrappedModel):
     def _address(self, path: Path, asked: Until | list[int] | str, sampling: Sampling) -> Address:
         # 1 and 1.0 are one temperature, and two texts.
         numbers = {k: float(v) if isinstance(v, int) else v for k, v in asdict(sampling).items()}
+        if not sampling.top_logprobs:
+            del numbers["top_logprobs"]  # nothing beyond what recordings always held was asked for
         # A prefix is its tokens, and its text for backends without them: where its steps end is no part.
         beside = [said for step in path.steps for said in (step.reasoning, step.tool_calls) if said]
         prefix = path.token_ids, path.text, beside

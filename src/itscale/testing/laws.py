@@ -8,12 +8,12 @@ backend parametrises one test over it and inherits those to come.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from itscale.budget import Budget, Ledger
 from itscale.models.base import Capability, Model
 from itscale.randomness import Seeded
-from itscale.types import End, Path, Prompt, Sampling, Until
+from itscale.types import End, Path, Prompt, Sampling, Step, Until
 
 __all__ = [
     "MODEL_LAWS",
@@ -150,33 +150,57 @@ async def check_length_is_not_eos(model: Model, prompts: Sequence[Prompt], *, ma
 async def check_token_statistics(
     model: Model, prompts: Sequence[Prompt], *, n: int = 3, max_tokens: int = 64
 ) -> None:
-    """Every token has a log-probability, an entropy and a self-certainty (for models that offer
-    TOKEN_STATISTICS).
+    """Every token has a log-probability and an entropy that go together, and a self-certainty from models
+    that offer that too (for models that offer TOKEN_STATISTICS, asked for as they say).
+
+    Of a token of probability p the entropy is at least that of a coin of p, and -log p where it is the
+    likeliest one. That holds of the true entropy, and of the least that some of the law allows.
 
     Raises:
         LawBroken: on the first step where one is missing or impossible, or they are not its `logprob`.
     """
     if Capability.TOKEN_STATISTICS not in model.capabilities:
         return
+    certain = Capability.SELF_CERTAINTY in model.capabilities
     for prompt in prompts:
-        for path in await _sampled(model, prompt, n, max_tokens, Ledger(Budget())):
-            for step in path.steps:
-                told, unsure = step.token_logprobs or (), step.token_entropies or ()
-                sure = step.token_certainties or ()
-                where = f"on {prompt.question!r} step {step.text!r}"
-                _require(
-                    len(told) == len(unsure) == len(sure) == len(step.token_ids),
-                    f"{where} of {len(step.token_ids)} tokens has "
-                    f"{len(told)} log-probabilities, {len(unsure)} entropies and {len(sure)} certainties",
-                )
-                _require(
-                    all(p <= 1e-6 for p in told) and all(h >= -1e-6 for h in (*unsure, *sure)),
-                    f"{where} has log-probabilities {told}, entropies {unsure} and certainties {sure}",
-                )
-                _require(
-                    step.logprob is not None and math.isclose(math.fsum(told), step.logprob, abs_tol=1e-6),
-                    f"{where} has the log-probability {step.logprob}, its tokens have {told}",
-                )
+        for temperature in (1.0, 0.0):
+            sampling = Sampling(temperature=temperature, top_logprobs=model.top_logprobs)
+            least = _least_entropy if temperature else lambda p: -p
+            until, ledger = Until("end", max_tokens), Ledger(Budget())
+            count = n if temperature else 1
+            paths = await model.extend(Path.root(prompt), count, until, sampling, Seeded(0), ledger)
+            for step in (step for path in paths for step in path.steps):
+                _check_statistics(step, f"on {prompt.question!r} step {step.text!r}", certain, least)
+
+
+def _check_statistics(step: Step, where: str, certain: bool, least: Callable[[float], float]) -> None:
+    if step.n_tokens and not step.token_ids:
+        return  # the backend could not tell which tokens they are: a part of a character, say
+    told, unsure = step.token_logprobs or (), step.token_entropies or ()
+    sure = step.token_certainties or ()
+    _require(
+        len(told) == len(unsure) == len(step.token_ids) and len(sure) == len(told) * certain,
+        f"{where} of {len(step.token_ids)} tokens has "
+        f"{len(told)} log-probabilities, {len(unsure)} entropies and {len(sure)} certainties",
+    )
+    _require(
+        all(p <= 1e-6 for p in told) and all(h >= -1e-6 for h in (*unsure, *sure)),
+        f"{where} has log-probabilities {told}, entropies {unsure} and certainties {sure}",
+    )
+    _require(
+        all(h > least(min(p, 0.0)) - TOLERANCE_NATS for p, h in zip(told, unsure, strict=True)),
+        f"{where} has entropies {unsure}, too small for log-probabilities {told}",
+    )
+    _require(
+        step.logprob is not None and math.isclose(math.fsum(told), step.logprob, abs_tol=1e-6),
+        f"{where} has the log-probability {step.logprob}, its tokens have {told}",
+    )
+
+
+def _least_entropy(logprob: float) -> float:
+    """Of a law in which a token has this log-probability: that of a coin, nats."""
+    p = math.exp(logprob)
+    return -p * logprob - ((1 - p) * math.log1p(-p) if 0 < p < 1 else 0.0)
 
 
 async def check_given(model: Model, prompts: Sequence[Prompt], *, n: int = 4, max_tokens: int = 64) -> None:

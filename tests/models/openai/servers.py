@@ -22,6 +22,7 @@ from itscale.models.openai.concurrency import Concurrency
 from itscale.models.openai.model import OpenAIModel
 from itscale.randomness import Seeded
 from itscale.types import Sampling
+from tests.models.openai.canned import error, ok
 from tests.models.openai.transport import Sleeps, Transport
 
 URL = "http://127.0.0.1:8000/v1"
@@ -63,6 +64,8 @@ class Said:
     logprobs: list[float]
     finish: str
     stopped_on: str | None
+    laws: list[dict[int, float]] = field(default_factory=list)
+    """At each place the log-probabilities of the likeliest tokens, and of the one drawn."""
 
 
 @dataclass
@@ -78,6 +81,9 @@ class Server:
     prefill: str | None = "continue"  # or prefix, trailing, None: a closed turn, always a new answer
     stop: str = "included"  # or named, silent
     logprobs: bool = True
+    likeliest: int | None = 20
+    """How many it tells at most; None if none."""
+    laws: str = "raw"  # or sampled: those after temperature
     given: str | None = "echo"  # or prompt_logprobs, wrong, None: neither is known
     rejects: tuple[str, ...] = ()
     """Fields answered with 400."""
@@ -165,6 +171,8 @@ class Server:
             return ok({"tokens": [BASE + i for i in range(len(words.split()))]})
         if path.endswith("completions") and self.faults:
             return await self.faults.pop(0)()
+        if self.likeliest is not None and (k := body.get("logprobs") or 0) > self.likeliest:
+            return error(400, f"Requested sample logprobs of {k}, greater than max allowed: {self.likeliest}")
         refused = [name for name in self.rejects if name in body]
         if refused:
             return error(400, f"Unrecognized request argument supplied: {refused[0]}")
@@ -270,19 +278,34 @@ class Server:
     def _say(self, body: dict[str, Any], prefix: list[int], limit: int, seed: int) -> Said:
         assert {"temperature", "top_p"} <= set(body), "a server's own defaults must not show"
         law_of, draws = Sampling(temperature=body["temperature"], top_p=body["top_p"]), Seeded(seed)
-        ids, logprobs, text = [], [], ""
+        ids, logprobs, text, laws = [], [], "", []
+        k = body.get("n_probs") or int(body.get("logprobs") or 0)
         while len(ids) < limit:
             raw = self.model.probabilities([*prefix, *ids])
             token = draws.choose(sampling_law(raw, law_of))
             ids.append(token)
-            logprobs.append(math.log(raw[token]))
+            law = sampling_law(raw, law_of) if self.laws == "sampled" else raw
+            logprobs.append(math.log(law[token]))
+            laws.append(self._likeliest(law, k, token))
             text += self.model.text_of([token])
             if self.model.vocabulary[token] == self.model.eos:
-                return Said(ids, logprobs, "stop", None)
+                return Said(ids, logprobs, "stop", None, laws)
             for stop in body.get("stop", ()):
                 if stop in text:
-                    return Said(ids, logprobs, "stop", stop)
-        return Said(ids, logprobs, "length", None)
+                    return Said(ids, logprobs, "stop", stop, laws)
+        return Said(ids, logprobs, "length", None, laws)
+
+    def _likeliest(self, law: Sequence[float], k: int, drawn: int) -> dict[int, float]:
+        if self.likeliest is None:
+            return {drawn: math.log(law[drawn])}
+        best = sorted(range(len(law)), key=lambda i: -law[i])[: len(law) if k < 0 else k]
+        return {i: max(-9999.0, math.log(law[i] or 1e-300)) for i in {drawn: None} | dict.fromkeys(best)}
+
+    def _named(self, law: dict[int, float], body: dict[str, Any]) -> dict[str, float]:
+        """What a token is called: its text, which several may have, or its number."""
+        if body.get("return_tokens_as_token_ids"):
+            return {f"token_id:{i}": p for i, p in law.items()}
+        return {self.model.vocabulary[i].lower(): p for i, p in law.items()}
 
     def _text_choice(self, index: int, said: Said, body: dict[str, Any], prefix: list[int]) -> dict[str, Any]:
         pieces = [self.model.vocabulary[i] for i in said.ids]
@@ -292,7 +315,13 @@ class Server:
             "finish_reason": said.finish,
             "stop_reason": said.stopped_on,
             "token_ids": said.ids if body.get("return_token_ids") else None,
-            "logprobs": {"tokens": pieces, "token_logprobs": said.logprobs} if self.logprobs else None,
+            "logprobs": {
+                "tokens": pieces,
+                "token_logprobs": said.logprobs,
+                "top_logprobs": [self._named(law, body) for law in said.laws],
+            }
+            if self.logprobs
+            else None,
         }
 
     def _message_choice(
@@ -335,41 +364,6 @@ class Server:
         return [body for where, body, _ in self.requests if where == path]
 
 
-def ok(body: Any) -> tuple[int, dict[str, str], bytes]:
-    return 200, {"content-type": "application/json"}, json.dumps(body).encode()
-
-
-def error(status: int, message: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
-    body = {"error": {"message": message, "type": "error", "code": status}}
-    return (
-        status,
-        {name.replace("_", "-"): value for name, value in headers.items()},
-        json.dumps(body).encode(),
-    )
-
-
-def fault(status: int, body: bytes | str = b"", **headers: str) -> Any:
-    """A fault: this status and body instead of an answer."""
-
-    async def answer() -> tuple[int, dict[str, str], bytes]:
-        if isinstance(body, str):
-            return error(status, body, **headers)
-        return status, {name.replace("_", "-"): value for name, value in headers.items()}, body
-
-    return answer
-
-
-async def hang() -> tuple[int, dict[str, str], bytes]:
-    """A fault: never an answer."""
-    await asyncio.Event().wait()
-    raise AssertionError
-
-
-async def cut() -> tuple[int, dict[str, str], bytes]:
-    """A fault: the connection ends within the body."""
-    raise httpx.RemoteProtocolError("peer closed connection without sending complete message body")
-
-
 def endpoint_at(
     server: Any,
     *,
@@ -379,9 +373,10 @@ def endpoint_at(
     key: str | None = None,
     sleep: Sleeps | None = None,
     concurrency: Concurrency | None = None,
+    top_logprobs: int = 20,
 ) -> Endpoint:
     """The endpoint of a fake; time passes at once, and jitter is one half."""
-    address = Address(model, url, boundary="|", timeout_s=timeout_s)
+    address = Address(model, url, boundary="|", timeout_s=timeout_s, top_logprobs=top_logprobs)
     return Endpoint(
         address,
         Key(key, address.host) if key else None,

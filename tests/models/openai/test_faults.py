@@ -18,7 +18,8 @@ from itscale.models.openai.failures import detail_of, retry_after_s
 from itscale.models.openai.model import OpenAIModel
 from itscale.randomness import Seeded
 from itscale.types import Path, Prompt, Sampling, StopReason, Until
-from tests.models.openai.servers import Server, Sleeps, connected, cut, endpoint_at, fault, hang
+from tests.models.openai.canned import cut, fault, hang
+from tests.models.openai.servers import Server, Sleeps, connected, endpoint_at
 
 ROOT = Path.root(Prompt.user("a b c"))
 KEY = "sk-very-secret"

@@ -14,7 +14,8 @@ from itscale.models.base import Capability
 from itscale.models.openai.model import OpenAIModel
 from itscale.randomness import Seeded
 from itscale.types import End, Path, Prompt, Sampling, Until
-from tests.models.openai.servers import ANSWERS, Server, connected, fault
+from tests.models.openai.canned import fault
+from tests.models.openai.servers import ANSWERS, Server, connected
 
 ROOT = Path.root(Prompt.user("a b c"))
 IDS = {token: i for i, token in enumerate(ANSWERS.vocabulary)}

@@ -20,7 +20,8 @@ from itscale.randomness import Seeded
 from itscale.scorers.fake import FakeProcessScorer
 from itscale.testing import MODEL_LAWS
 from itscale.types import End, Path, Prompt, Sampling, Until
-from tests.models.openai.servers import BASE, Server, connected, error, ok
+from tests.models.openai.canned import error, ok
+from tests.models.openai.servers import BASE, Server, connected
 
 PROMPT = Prompt.user("a b")
 ENDS = {"length": "limit", "stop": "eos"}
@@ -68,7 +69,11 @@ class LlamaServer(Server):
         for i, text in zip(said.ids, texts, strict=True):
             held += text
             if self.model.vocabulary[i] != self.hides:
-                shown.append({"id": i, "token": held, "logprob": said.logprobs[len(shown)]})
+                at = len(shown)
+                law = [{"id": other, "logprob": p} for other, p in said.laws[at].items()]
+                if len(law) > body["n_probs"]:
+                    del law[0]  # the one drawn, which is not among the likeliest
+                shown.append({"id": i, "token": held, "logprob": said.logprobs[at], "top_logprobs": law})
                 held = ""
         told = {
             "stop_type": "word" if said.stopped_on else ENDS[said.finish],
@@ -140,7 +145,8 @@ def test_ids_steps_and_counts_come_from_its_own_endpoint():
         model = await connected(server)
         assert model.facts.dialect == "llama"
         offered = {Capability.STEPS, Capability.SEEDS, Capability.FORCING, Capability.LOGPROBS}
-        assert model.capabilities == offered
+        told = {Capability.TOKEN_STATISTICS, Capability.SELF_CERTAINTY}
+        assert model.capabilities == offered | told
         assert model.facts.max_context == 100
         [path], ledger = await extended(model, Path.root(PROMPT), 1, "step")
         assert path.step.end is End.BOUNDARY

@@ -13,7 +13,8 @@ from itscale.methods import Majority
 from itscale.models.openai.model import OpenAIModel
 from itscale.randomness import Seeded
 from itscale.types import End, Message, Path, Prompt, Sampling, Until, to_json
-from tests.models.openai.servers import Server, connected, fault, ok
+from tests.models.openai.canned import fault, ok
+from tests.models.openai.servers import Server, connected
 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 CALLS = [{"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"b": 2, "a": 1}'}}]

@@ -17,9 +17,11 @@ from urllib.parse import unquote, urlsplit
 
 from itscale.errors import OptionError, did_you_mean
 
-__all__ = ["Address", "Key", "find_key"]
+__all__ = ["ALL", "Address", "Key", "find_key"]
 
-_OPTIONS = ("boundary", "key_file", "timeout")
+_OPTIONS = ("boundary", "key_file", "timeout", "top_logprobs")
+ALL = -1
+"""As many tokens as there are."""
 _FORM = "write openai:MODEL@http://HOST:PORT/v1"
 
 
@@ -40,6 +42,8 @@ class Address:
     timeout_s: float = 600.0
     """One attempt of one call."""
     key_file: str | None = None
+    top_logprobs: int = 20
+    """How many likeliest tokens are asked for where a method looks at entropies; -1 for all there are."""
 
     @classmethod
     def parse(cls, text: str) -> Address:
@@ -59,7 +63,8 @@ class Address:
         boundary = options.get("boundary", "\n\n")
         if not boundary:
             raise OptionError("boundary is empty; give the text a step ends on, boundary=%0A say")
-        return cls(rest[:at], _url(rest[at + 1 :]), boundary, timeout_s, options.get("key_file"))
+        top = _top(options.get("top_logprobs", "20"))
+        return cls(rest[:at], _url(rest[at + 1 :]), boundary, timeout_s, options.get("key_file"), top)
 
     @property
     def root(self) -> str:
@@ -135,6 +140,14 @@ def _url(text: str) -> str:
     if not valid or parts.query:
         raise OptionError(f"{text!r} is not the URL of a server; {_FORM}")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
+
+
+def _top(text: str) -> int:
+    if text == "all":
+        return ALL
+    if not text.isascii() or not text.isdigit() or int(text) < 2:
+        raise OptionError(f"top_logprobs is {text!r}; give a number of tokens from 2, or all")
+    return int(text)
 
 
 def _options(fragment: str) -> dict[str, str]:

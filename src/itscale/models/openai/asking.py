@@ -48,7 +48,7 @@ class Asking:
         reply: Reply | None = None
         try:
             body = await self.dialect.endpoint.post(self.request.url, {**self.request.body, **extra}, call)
-            reply = self.dialect.read(body)
+            reply = self.dialect.read(body, self.sampling)
             children = [self._child(choice, reply) for choice in reply.choices]
         except Malformed as error:
             address = self.dialect.endpoint.address

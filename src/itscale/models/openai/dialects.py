@@ -18,6 +18,7 @@ from itscale.errors import ContextLimitError, ModelError, OptionError, PromptErr
 from itscale.models.base import Capability
 from itscale.models.openai.client import Endpoint
 from itscale.models.openai.failures import Refused
+from itscale.models.openai.likeliest import statistics_of
 from itscale.models.openai.steps import text_steps, token_steps
 from itscale.models.openai.stream import Assembly, Streams, stream_fields
 from itscale.models.openai.wire import Choice, Malformed, Reply, read_chat, read_completion
@@ -69,6 +70,10 @@ class Facts:
     """Whether answers can be had in pieces, and how often the server then says its counts."""
     given: Given | None = None
     """How the log-probabilities of given tokens are asked for, where the server tells them."""
+    top_logprobs: int | None = None
+    """How many likeliest tokens it is asked for where entropies are wanted; None if it tells none."""
+    vocabulary: int | None = None
+    """How many tokens there are, where that many are told, so that entropies are exact."""
 
     @property
     def steps(self) -> bool:
@@ -84,12 +89,23 @@ class Facts:
             Capability.LOGPROBS: self.logprobs,
             Capability.FORCING: self.steps,
             Capability.GIVEN: self.given is not None,
+            Capability.TOKEN_STATISTICS: self.logprobs and self.top_logprobs is not None,
+            Capability.SELF_CERTAINTY: self.logprobs and self.vocabulary is not None,
         }
         return frozenset(capability for capability, honoured in has.items() if honoured)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {**asdict(self), "steps": self.steps}
+        return {**asdict(self), "steps": self.steps, "entropies": self.entropies}
+
+    @property
+    def entropies(self) -> str | None:
+        """What the entropies of tokens are, in words; None if there are none."""
+        if self.top_logprobs is None:
+            return None
+        if self.vocabulary is not None:
+            return f"exact, from all {self.vocabulary} tokens"
+        return f"estimated from the {self.top_logprobs} likeliest tokens, never above the true ones"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +150,7 @@ class Dialect(ABC):
         raise ModelError(f"{self.endpoint.address.url} speaks no token ids; use a server that does")
 
     @abstractmethod
-    def read(self, body: Mapping[str, Any]) -> Reply:
+    def read(self, body: Mapping[str, Any], sampling: Sampling) -> Reply:
         """The server's answer. Raises Malformed if it is none."""
 
     @abstractmethod
@@ -178,6 +194,8 @@ class TokenDialect(Dialect):
 
     def __init__(self, endpoint: Endpoint, facts: Facts) -> None:
         super().__init__(endpoint, facts)
+        self.left_out = 0.0
+        """The most probability that entropies told so far have left out at one place."""
         self._ids: dict[Prompt | str, tuple[int, ...]] = {}
         self._reading: dict[Prompt | str, asyncio.Lock] = {}
 
@@ -197,18 +215,23 @@ class TokenDialect(Dialect):
 
     def posted(self, ids: list[int], until: Until, sampling: Sampling) -> tuple[str, dict[str, Any]]:
         """Where to send what, so that the server goes on from `ids`."""
-        body = self._common(until, sampling) | {"prompt": ids, "logprobs": 1, "return_token_ids": True}
+        logprobs = max(1, sampling.top_logprobs)
+        body = self._common(until, sampling) | {"prompt": ids, "logprobs": logprobs, "return_token_ids": True}
         return f"{self.endpoint.address.url}/completions", body
 
     async def read_ids(self, said: Prompt | str) -> tuple[int, ...]:
         """Token ids of a prompt or of text in it, as the server sees it. Errors: those of `token_ids_of`."""
         return await token_ids_of(self.endpoint, self.facts.model, said)
 
-    def read(self, body: Mapping[str, Any]) -> Reply:
-        return read_completion(body)
+    def read(self, body: Mapping[str, Any], sampling: Sampling) -> Reply:
+        return read_completion(body, likeliest=sampling.top_logprobs > 0)
 
     def steps(self, choice: Choice, request: Request, sampling: Sampling, count: int | None) -> list[Step]:
-        return token_steps(choice, self.endpoint.address.boundary, request.until, sampling)
+        statistics = None
+        if sampling.top_logprobs:
+            statistics = statistics_of(choice, sampling.top_logprobs, self.facts.vocabulary)
+            self.left_out = max(self.left_out, statistics.left_out if statistics else 0.0)
+        return token_steps(choice, self.endpoint.address.boundary, request.until, sampling, statistics)
 
     async def ids_of(self, path: Path) -> list[int]:
         ids = [*await self._read_once(path.prompt)]
@@ -266,6 +289,11 @@ class ChatDialect(Dialect):
 
     async def request(self, path: Path, until: Until, sampling: Sampling) -> Request | None:
         url = self.endpoint.address.url
+        if sampling.top_logprobs:
+            raise PromptError(
+                f"{url} tells the statistics of tokens where a prompt is plain messages; leave out "
+                f"{', '.join(path.prompt.more) or 'methods that need them'}"
+            )
         if path.prompt.raw is not None:
             raise PromptError(f"{url} takes chat messages only; give the prompt as messages")
         if (path.parent is not None or until.what == "step") and not self.facts.steps:
@@ -280,7 +308,7 @@ class ChatDialect(Dialect):
         told = set(path.prompt.fields) <= _WITHOUT_SAY
         return Request(f"{url}/chat/completions", body, until, None, told)
 
-    def read(self, body: Mapping[str, Any]) -> Reply:
+    def read(self, body: Mapping[str, Any], sampling: Sampling) -> Reply:
         return read_chat(body)
 
     def steps(self, choice: Choice, request: Request, sampling: Sampling, count: int | None) -> list[Step]:

@@ -20,7 +20,7 @@ from itscale.errors import ModelError, PromptError
 from itscale.models.openai.client import Endpoint
 from itscale.models.openai.dialects import Request, TokenDialect, messages_of
 from itscale.models.openai.failures import Refused
-from itscale.models.openai.steps import text_steps, token_steps
+from itscale.models.openai.steps import text_steps
 from itscale.models.openai.stream import Assembly, Delta
 from itscale.models.openai.wire import Choice, Malformed, Reply, counts_in
 from itscale.types import Prompt, Sampling, Step, Until
@@ -71,13 +71,13 @@ class LlamaDialect(TokenDialect):
         body = completion_body(ids, until.max_tokens, sampling, stops, stream=self.facts.streams is not None)
         return f"{self.endpoint.address.root}/completion", body
 
-    def read(self, body: Mapping[str, Any]) -> Reply:
-        return read_native(body)
+    def read(self, body: Mapping[str, Any], sampling: Sampling) -> Reply:
+        return read_native(body, likeliest=sampling.top_logprobs > 0)
 
     def steps(self, choice: Choice, request: Request, sampling: Sampling, count: int | None) -> list[Step]:
         if choice.token_ids is None and count is not None:
             return text_steps(choice, self.endpoint.address.boundary, request.until, sampling, count)
-        return token_steps(choice, self.endpoint.address.boundary, request.until, sampling)
+        return super().steps(choice, request, sampling, count)
 
     async def read_ids(self, said: Prompt | str) -> tuple[int, ...]:
         return await prompt_ids(self.endpoint, said)
@@ -97,13 +97,13 @@ def completion_body(
         "samplers": ["temperature", "top_k", "top_p"],
         "stop": stops,
         "return_tokens": True,
-        "n_probs": 1,  # brings the text of each token
+        "n_probs": max(1, sampling.top_logprobs),  # one brings the text of each token
         "stream": stream,
     }
 
 
-def read_native(body: Mapping[str, Any]) -> Reply:
-    """An answer of /completion.
+def read_native(body: Mapping[str, Any], *, likeliest: bool = False) -> Reply:
+    """An answer of /completion; with `likeliest` also what it tells beside the tokens drawn.
 
     Raises:
         Malformed: it is none.
@@ -131,8 +131,22 @@ def read_native(body: Mapping[str, Any]) -> Reply:
         tuple(ids) if whole else None,
         tuple(pieces),
         logprobs if len(logprobs) == len(ids) else None,
+        _laws(shown) if likeliest else None,
     )
     return Reply((choice,), counts)
+
+
+def _laws(shown: list[dict[str, Any]]) -> tuple[tuple[float, ...], ...] | None:
+    """The log-probabilities told at the place of each token that is shown; None if one is no number."""
+    laws: list[tuple[Any, ...]] = []
+    for own in shown:
+        told = own.get("top_logprobs")
+        others = [t for t in told if isinstance(t, dict)] if isinstance(told, list) else []
+        beside = [] if any(t.get("id") == own.get("id") for t in others) else [own]
+        laws.append(tuple(t.get("logprob") for t in (*others, *beside)))
+    if not all(isinstance(p, int | float) for law in laws for p in law):
+        return None
+    return tuple(laws)
 
 
 def _pieces(ids: list[int], shown: list[dict[str, Any]]) -> list[str]:

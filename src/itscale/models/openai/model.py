@@ -31,7 +31,6 @@ from itscale.models.openai.failures import Refused, Unanswered
 from itscale.models.openai.given import given_logprobs
 from itscale.models.openai.llama import LlamaDialect
 from itscale.models.openai.probe import chat_facts, probe
-from itscale.models.openai.steps import is_plain
 from itscale.models.openai.wire import Choice
 from itscale.randomness import Randomness
 from itscale.types import End, Path, Prompt, Sampling, Step, Until
@@ -93,6 +92,15 @@ class OpenAIModel(Model):
         return self.facts.n
 
     @property
+    def top_logprobs(self) -> int:
+        return self.facts.top_logprobs or 0
+
+    @property
+    def left_out(self) -> float:
+        """The most probability (linear) that entropies told so far have left out at one place."""
+        return self._dialect.left_out if isinstance(self._dialect, TokenDialect) else 0.0
+
+    @property
     def identity(self) -> str:
         return f"{self.name}#boundary={self.endpoint.address.boundary!r}"
 
@@ -115,10 +123,18 @@ class OpenAIModel(Model):
         `heard` is told what is said as it arrives, where the server streams; a delta's index is that of
         its child. What was heard cannot be taken back, so such a request is not made again once it broke.
         """
+        if sampling.top_logprobs and not sampling.plain:
+            raise OptionError(
+                f"{self.name} tells the statistics of tokens at temperature 1 without top-p and top-k; "
+                "use these, or a model in this process (hf:PATH)"
+            )
         dialect = await self._dialect_for(path.prompt)
         request = await dialect.request(path, until, sampling)
         if request is None:
-            return [path.child(Step((), "", End.LENGTH, 0.0)) for _ in range(n)]
+            nothing = Step(
+                (), "", End.LENGTH, 0.0, token_logprobs=(), token_entropies=(), token_certainties=()
+            )
+            return [path.child(nothing) for _ in range(n)]
         if dialect.facts.slots:
             # What waits there waits on a thread that every token wakes up; here it costs nothing.
             self.endpoint.concurrency.cap(2 * dialect.facts.slots)
@@ -149,7 +165,7 @@ class OpenAIModel(Model):
         facts, last = self.facts, len(token_ids)
         if facts.given is None:
             return await super().logprobs_of(path, token_ids, sampling, ledger)
-        if not is_plain(sampling):
+        if not sampling.plain:
             raise OptionError(
                 f"{self.name} tells log-probabilities at temperature 1 without top-p and top-k; "
                 "use these, or a model in this process (hf:PATH)"

@@ -7,33 +7,31 @@ few hundred tokens this takes are in no run's account.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
 from itscale.errors import ModelError, OptionError, PromptError, did_you_mean
-from itscale.models.openai.address import Address
+from itscale.models.openai.address import ALL, Address
 from itscale.models.openai.client import Call, Endpoint
 from itscale.models.openai.dialects import Facts, Prefill, prefilled, token_ids_of
 from itscale.models.openai.failures import Refused
 from itscale.models.openai.given import way_to_tell
 from itscale.models.openai.llama import LlamaAssembly, completion_body, prompt_ids, read_native
-from itscale.models.openai.stream import STREAMS, Assembly, Streams, stream_fields
+from itscale.models.openai.stream import stream_fields
+from itscale.models.openai.trials import comes_in_pieces, seeds_decide, way_of_telling
 from itscale.models.openai.wire import Choice, Malformed, Reply, read_chat, read_completion
 from itscale.types import Prompt, Sampling
 
 __all__ = ["chat_facts", "models_at", "probe"]
 
 _TOKENS = 16
+_ANY = 2**20
+"""More than any vocabulary has; a server that is asked for more tokens than there are tells all."""
 _QUESTION = Prompt.user("Count from one to nine, in words.")
 _NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 _SAMPLED = {"temperature": 1.0, "top_p": 1.0}
 _GREEDY = {"temperature": 0.0, "top_p": 1.0}
-_BEYOND_CHANCE = math.log(1e-4)
-_UNKNOWN = math.log(0.02)
-"""What two equal texts say where the server does not tell their probability."""
-_MOST_PAIRS = 12
 _UNWANTED = (400, 422, 501)
 _DROPPABLE = ("neutral", "logprobs", "n", "seed")
 _MENTIONS = {
@@ -110,7 +108,13 @@ async def _token_facts(endpoint: Endpoint, model: str, context: int | None) -> F
     shape |= _NEUTRAL
 
     async def ask(extra: Mapping[str, Any], call: Call | None = None) -> Reply:
-        return read_completion(await endpoint.post(url, {**shape, **extra}, call))
+        return read_completion(await endpoint.post(url, {**shape, **extra}, call), likeliest=True)
+
+    async def law(temperature: float, k: int) -> Choice:
+        # Named by their ids no two tokens are one; where texts are wanted that is no way to name them.
+        by_id = {"return_tokens_as_token_ids": True} if k == ALL else {}
+        extra = {**_SAMPLED, "temperature": temperature, "seed": 7, "logprobs": k, **by_id}
+        return (await ask(extra)).choices[0]
 
     try:
         greedy = (await ask(_GREEDY)).choices[0]
@@ -119,13 +123,15 @@ async def _token_facts(endpoint: Endpoint, model: str, context: int | None) -> F
         first, n = await _asked_twice(ask)
         again = (await _asked_twice(ask))[0] if n else (await ask({**_SAMPLED, "seed": 7})).choices[0]
         stop = await _stop_is_included(ask, greedy)
-        seeds = await _seeds_decide(lambda seed: ask({**_SAMPLED, "seed": seed}), (first, again))
+        seeds = await seeds_decide(lambda seed: ask({**_SAMPLED, "seed": seed}), (first, again))
         given = await way_to_tell(endpoint, model, ids, greedy)
-        streams = await _streams(lambda style, call: ask(_GREEDY | stream_fields(style), call), greedy)
+        streams = await comes_in_pieces(lambda style, call: ask(_GREEDY | stream_fields(style), call), greedy)
     except (Refused, Malformed):
         return None
     if not stop:
         return None
+    wanted = endpoint.address.top_logprobs
+    top, vocabulary = await way_of_telling(law, wanted, distinct=wanted == ALL)
     return Facts(
         model=model,
         dialect="token",
@@ -138,6 +144,8 @@ async def _token_facts(endpoint: Endpoint, model: str, context: int | None) -> F
         stop="included",
         streams=streams,
         given=given,
+        top_logprobs=top,
+        vocabulary=vocabulary,
     )
 
 
@@ -148,17 +156,22 @@ async def _llama_facts(endpoint: Endpoint, model: str) -> Facts | None:
         ids = list(await prompt_ids(endpoint, _QUESTION))
         props = await endpoint.get(f"{endpoint.address.root}/props")
 
-        async def ask(temperature: float, seed: int, stops: list[str], call: Call | None = None) -> Reply:
-            sampling = Sampling(temperature=temperature)
+        async def ask(
+            temperature: float, seed: int, stops: list[str], call: Call | None = None, k: int = 0
+        ) -> Reply:
+            sampling = Sampling(temperature=temperature, top_logprobs=k)
             body = completion_body(ids, _TOKENS, sampling, stops, stream=call is not None)
-            return read_native(await endpoint.post(url, {**body, "seed": seed}, call))
+            return read_native(await endpoint.post(url, {**body, "seed": seed}, call), likeliest=k > 0)
+
+        async def law(temperature: float, k: int) -> Choice:
+            return (await ask(temperature, 7, [], k=k)).choices[0]
 
         greedy = (await ask(0.0, 7, [])).choices[0]
         words = greedy.text.split()
         stopped = (await ask(0.0, 7, words[:1])).choices[0]
         pair = (await ask(1.0, 7, [])).choices[0], (await ask(1.0, 7, [])).choices[0]
-        seeds = await _seeds_decide(lambda seed: ask(1.0, seed, []), pair)
-        streams = await _streams(lambda _, call: ask(0.0, 7, [], call), greedy, LlamaAssembly)
+        seeds = await seeds_decide(lambda seed: ask(1.0, seed, []), pair)
+        streams = await comes_in_pieces(lambda _, call: ask(0.0, 7, [], call), greedy, LlamaAssembly)
     except (ModelError, PromptError, Malformed):
         return None
     told = not words or (stopped.stopped_on, stopped.finish) == (words[0], "stop")
@@ -166,6 +179,8 @@ async def _llama_facts(endpoint: Endpoint, model: str) -> Facts | None:
     if not (greedy.token_ids and same and told):
         return None
     settings = props.get("default_generation_settings")
+    wanted = endpoint.address.top_logprobs
+    top, vocabulary = await way_of_telling(law, _ANY if wanted == ALL else wanted, distinct=True)
     return Facts(
         model=model,
         dialect="llama",
@@ -178,39 +193,9 @@ async def _llama_facts(endpoint: Endpoint, model: str) -> Facts | None:
         max_context=_size(settings.get("n_ctx")) if isinstance(settings, dict) else None,
         slots=_size(props.get("total_slots")),
         stop="named",
+        top_logprobs=top,
+        vocabulary=vocabulary,
     )
-
-
-async def _streams(
-    ask: Callable[[Streams, Call], Awaitable[Reply]],
-    greedy: Choice,
-    assembly: Callable[[], Assembly] = Assembly,
-) -> Streams | None:
-    """How the greedy answer comes in pieces, if it does, adds up to the very same, and is counted."""
-    for style in STREAMS:
-        call = Call(again=lambda: False, assembly=assembly)
-        try:
-            reply = await ask(style, call)
-        except (ModelError, Malformed):
-            continue
-        same = [(c.text, c.token_ids, c.finish) for c in reply.choices]
-        whole = same == [(greedy.text, greedy.token_ids, greedy.finish)]
-        if whole and reply.counts is not None and call.came.generated:
-            return "counting" if call.came.counting else "closing"
-    return None
-
-
-async def _seeds_decide(ask: Callable[[int], Awaitable[Reply]], pair: tuple[Choice, Choice]) -> bool:
-    """Whether one seed gives one text: told by texts that chance would not have made agree."""
-    evidence = 0.0  # log of the probability that independent draws agree as often
-    for seed in range(8, 8 + _MOST_PAIRS):
-        if (pair[0].token_ids, pair[0].text) != (pair[1].token_ids, pair[1].text):
-            return False
-        evidence += _UNKNOWN if pair[0].logprobs is None else math.fsum(pair[0].logprobs)
-        if evidence < _BEYOND_CHANCE:
-            break
-        pair = (await ask(seed)).choices[0], (await ask(seed)).choices[0]
-    return True
 
 
 async def _some_prompt(endpoint: Endpoint, model: str) -> list[int] | None:
@@ -319,7 +304,7 @@ async def chat_facts(endpoint: Endpoint, model: str, context: int | None) -> Fac
         again = await chat.ask(_SAMPLED, n=2)
         greedy = (await chat.ask(_GREEDY)).choices[0]
         pair = samples.choices[0], again.choices[0]
-        seeds = "seed" in chat.features and await _seeds_decide(
+        seeds = "seed" in chat.features and await seeds_decide(
             lambda seed: chat.ask({**_SAMPLED, "seed": seed}), pair
         )
     except Malformed as error:
@@ -347,7 +332,7 @@ async def chat_facts(endpoint: Endpoint, model: str, context: int | None) -> Fac
         no_top_k=chat.no_top_k,
         limit_field=chat.limit_field,
         max_context=context,
-        streams=await _streams(
+        streams=await comes_in_pieces(
             lambda style, call: chat.ask(_GREEDY | stream_fields(style), call=call), greedy
         ),
     )

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+from itscale.models.openai.likeliest import Statistics, token_ends
 from itscale.models.openai.wire import Choice, Malformed
 from itscale.types import End, Sampling, Step, Until, to_json
 
-__all__ = ["end_of", "is_plain", "text_steps", "token_steps"]
+__all__ = ["end_of", "text_steps", "token_steps"]
 
 
 def end_of(choice: Choice, boundary: str) -> End:
@@ -27,8 +29,13 @@ def end_of(choice: Choice, boundary: str) -> End:
     return End.EOS if choice.finish in ("tool_calls", "function_call") else End.ABORT
 
 
-def token_steps(choice: Choice, boundary: str, until: Until, sampling: Sampling) -> list[Step]:
+def token_steps(
+    choice: Choice, boundary: str, until: Until, sampling: Sampling, statistics: Statistics | None = None
+) -> list[Step]:
     """The steps of a choice that came with its token ids and their texts.
+
+    With `statistics` each tells them of its tokens and where their texts end, so that it can be cut
+    wherever they say something; neither where the texts of its tokens do not make up its own.
 
     Raises:
         Malformed: ids, texts and log-probabilities are not equally many, or more than were allowed.
@@ -47,7 +54,16 @@ def token_steps(choice: Choice, boundary: str, until: Until, sampling: Sampling)
     steps = []
     for a, b, text, end in zip(edges[:-1], edges[1:], texts, ends, strict=False):
         total, each = _told(logprobs, a, b, sampling)
-        steps.append(Step(ids[a:b], text, end, total, token_logprobs=each))
+        step = Step(ids[a:b], text, end, total, token_logprobs=each)
+        if statistics is not None and (spelled := token_ends(pieces[a:b], text)) is not None:
+            sure = statistics.certainties
+            step = replace(
+                step,
+                token_entropies=statistics.entropies[a:b],
+                token_certainties=None if sure is None else sure[a:b],
+                token_ends=spelled,
+            )
+        steps.append(step)
     return steps
 
 
@@ -127,19 +143,15 @@ def _ends(count: int, closed: bool, natural: End, until: Until) -> list[End]:
     return [End.BOUNDARY] * (count - 1) + [natural]
 
 
-def is_plain(sampling: Sampling) -> bool:
-    """Whether a server's log-probabilities, which are those at temperature 1, describe it.
-
-    Greedy has one outcome; what is told of it is its probability at temperature 1, as elsewhere.
-    """
-    return sampling.temperature in (0, 1) and sampling.top_p == 1 and not sampling.top_k
-
-
 def _told(
     logprobs: Sequence[float] | None, a: int, b: int, sampling: Sampling
 ) -> tuple[float | None, tuple[float, ...] | None]:
-    """The log-probability of tokens a to b, in all and one by one; None where it is not known."""
-    if logprobs is None or not is_plain(sampling):
+    """The log-probability of tokens a to b, in all and one by one; None where it is not known.
+
+    A server's are those at temperature 1. Greedy has one outcome; what is told of it is its
+    probability at temperature 1, as elsewhere.
+    """
+    if logprobs is None or not sampling.plain:
         return None, None
     return math.fsum(logprobs[a:b]), tuple(logprobs[a:b])
 

@@ -63,6 +63,7 @@ class _Part:
     tokens: list[Any] = field(default_factory=list)
     """Texts of tokens (/completions), or objects that hold them (/chat/completions)."""
     logprobs: list[Any] = field(default_factory=list)
+    likeliest: list[Any] = field(default_factory=list)
     calls: dict[int, dict[str, Any]] = field(default_factory=dict)
     finish: Any = None
     stopped_on: Any = None
@@ -167,6 +168,7 @@ def _text_piece(part: _Part, index: int, choice: dict[str, Any]) -> Delta:
     if isinstance(tokens, dict):
         _extend(part.tokens, tokens.get("tokens"))
         _extend(part.logprobs, tokens.get("token_logprobs"))
+        _extend(part.likeliest, tokens.get("top_logprobs"))
     return Delta(index, text)
 
 
@@ -207,8 +209,9 @@ def _extend(values: list[Any], more: Any) -> None:
 
 
 def _completion(part: _Part) -> dict[str, Any]:
-    shown = {"tokens": part.tokens, "token_logprobs": part.logprobs} if part.tokens else None
-    return {"text": "".join(part.texts), "token_ids": part.ids or None, "logprobs": shown}
+    shown = {"tokens": part.tokens, "token_logprobs": part.logprobs, "top_logprobs": part.likeliest}
+    told = shown if part.tokens else None
+    return {"text": "".join(part.texts), "token_ids": part.ids or None, "logprobs": told}
 
 
 def _message(part: _Part) -> dict[str, Any]:

@@ -37,6 +37,8 @@ class Choice:
     """The text of each token, special ones included."""
     logprobs: tuple[float, ...] | None = None
     """Of each token, nats, at temperature 1."""
+    likeliest: tuple[tuple[float, ...], ...] | None = None
+    """At the place of each token, the log-probabilities of the likeliest ones and its own, where told."""
     reasoning: str | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
 
@@ -50,13 +52,13 @@ class Reply:
     """None where the server gives no usable usage."""
 
 
-def read_completion(body: Mapping[str, Any]) -> Reply:
-    """An answer of /completions.
+def read_completion(body: Mapping[str, Any], *, likeliest: bool = False) -> Reply:
+    """An answer of /completions; with `likeliest` also what it tells beside the tokens drawn.
 
     Raises:
         Malformed: it is none.
     """
-    return Reply(tuple(map(_completion_choice, _choices(body))), counts_in(body))
+    return Reply(tuple(_completion_choice(c, likeliest) for c in _choices(body)), counts_in(body))
 
 
 def read_chat(body: Mapping[str, Any]) -> Reply:
@@ -96,7 +98,7 @@ def _choices(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(choices, key=lambda choice: _count(choice.get("index")) or 0)
 
 
-def _completion_choice(choice: Mapping[str, Any]) -> Choice:
+def _completion_choice(choice: Mapping[str, Any], likeliest: bool) -> Choice:
     text = choice.get("text")
     if not isinstance(text, str):
         raise Malformed("a choice without text")
@@ -112,7 +114,15 @@ def _completion_choice(choice: Mapping[str, Any]) -> Choice:
         token_ids,
         _all_of(str, tokens.get("tokens")),
         _logprobs(tokens.get("token_logprobs")),
+        _laws(tokens.get("top_logprobs")) if likeliest else None,
     )
+
+
+def _laws(told: Any) -> tuple[tuple[float, ...], ...] | None:
+    if not isinstance(told, list) or not all(isinstance(law, dict) for law in told):
+        return None
+    laws = [_logprobs(list(law.values())) for law in told]
+    return None if None in laws else tuple(law for law in laws if law is not None)
 
 
 def _chat_choice(choice: Mapping[str, Any]) -> Choice:
@@ -132,8 +142,8 @@ def _chat_choice(choice: Mapping[str, Any]) -> Choice:
         None,
         None if tokens is None else _all_of(str, [t.get("token") for t in tokens]),
         None if tokens is None else _logprobs([t.get("logprob") for t in tokens]),
-        reasoning if isinstance(reasoning, str) else None,
-        _tool_calls(message.get("tool_calls")),
+        reasoning=reasoning if isinstance(reasoning, str) else None,
+        tool_calls=_tool_calls(message.get("tool_calls")),
     )
 
 
