@@ -171,7 +171,8 @@ class Server:
             return ok({"tokens": [BASE + i for i in range(len(words.split()))]})
         if path.endswith("completions") and self.faults:
             return await self.faults.pop(0)()
-        if self.likeliest is not None and (k := body.get("logprobs") or 0) > self.likeliest:
+        k = int(body.get("logprobs") or 0)
+        if self.likeliest is not None and (k if k >= 0 else len(self.model.vocabulary)) > self.likeliest:
             return error(400, f"Requested sample logprobs of {k}, greater than max allowed: {self.likeliest}")
         refused = [name for name in self.rejects if name in body]
         if refused:
@@ -373,7 +374,7 @@ def endpoint_at(
     key: str | None = None,
     sleep: Sleeps | None = None,
     concurrency: Concurrency | None = None,
-    top_logprobs: int = 20,
+    top_logprobs: int | None = None,
 ) -> Endpoint:
     """The endpoint of a fake; time passes at once, and jitter is one half."""
     address = Address(model, url, boundary="|", timeout_s=timeout_s, top_logprobs=top_logprobs)

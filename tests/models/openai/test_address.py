@@ -10,7 +10,7 @@ import pytest
 
 from itscale.budget import Budget, Ledger
 from itscale.errors import ItscaleError, ModelError, OptionError
-from itscale.models.openai.address import Address, Key, find_key
+from itscale.models.openai.address import ALL, Address, Key, find_key
 from itscale.models.openai.client import Endpoint
 from itscale.models.openai.model import OpenAIModel
 from itscale.randomness import Seeded
@@ -54,6 +54,9 @@ def test_addresses():
     address = Address.parse("org/m@x@http://h:1#boundary=%0A,timeout=5,key-file=/k")
     assert (address.model, address.url, address.root) == ("org/m@x", "http://h:1/v1", "http://h:1")
     assert (address.boundary, address.timeout_s, address.key_file) == ("\n", 5.0, "/k")
+    assert address.top_logprobs is None
+    assert Address.parse("@http://h#top-logprobs=5").top_logprobs == 5
+    assert Address.parse("@http://h#top_logprobs=all").top_logprobs == ALL
     assert Address.parse("@https://h/api/v1/").url == "https://h/api/v1"
 
 
@@ -71,6 +74,8 @@ def test_addresses():
         ("m@http://h#timeout=0", "give seconds above 0"),
         ("m@http://h#timeout=nan", "give seconds above 0"),
         ("m@http://h#boundary=", "boundary is empty"),
+        ("m@http://h#top_logprobs=1", "give a number of tokens from 2, or all"),
+        ("m@http://h#top_logprobs=many", "give a number of tokens from 2, or all"),
     ],
 )
 def test_a_wrong_address_is_refused(text: str, sentence: str):

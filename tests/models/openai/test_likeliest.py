@@ -19,6 +19,7 @@ from itscale.methods import EntropyExit, EntropyTree, LookaheadTree, Majority, S
 from itscale.methods.cutting import cut_path, split_at
 from itscale.models.base import Capability
 from itscale.models.fake import FakeModel
+from itscale.models.openai.address import ALL
 from itscale.models.openai.likeliest import least_entropy, token_ends
 from itscale.models.openai.model import OpenAIModel
 from itscale.models.recorded import RecordedModel
@@ -105,14 +106,14 @@ def test_texts_that_are_another_are_not_guessed():
 
 
 @pytest.mark.parametrize("kind", SERVERS)
-@pytest.mark.parametrize("k", [2, 5, 20, -1])
-def test_entropies_are_the_law_s_or_the_least_that_k_tokens_allow(kind: str, k: int):
+@pytest.mark.parametrize("k", [2, 5, None, ALL])
+def test_entropies_are_the_law_s_or_the_least_that_k_tokens_allow(kind: str, k: int | None):
     """Exact where all tokens are told, below the truth by no more than documented where they are not."""
 
     async def run() -> None:
         model = await connected(SERVERS[kind](model=WIDE, likeliest=50), top_logprobs=k)
-        every, best = k in (20, -1), sorted(LAW.values(), reverse=True)[: max(k, 0)]
-        assert (model.facts.vocabulary is not None) is (k == -1 or (every and kind == "llama"))
+        every, best = k in (None, ALL), sorted(LAW.values(), reverse=True)[:k]
+        assert (model.facts.vocabulary is not None) is (k == ALL or (every and kind == "llama"))
         paths = await answers(model)
         told = entropies(paths)
         assert len(told) == sum(path.n_tokens for path in paths)
@@ -230,27 +231,31 @@ def test_where_a_server_hides_parts_of_characters_a_path_is_cut_at_its_steps():
 
 
 @pytest.mark.parametrize(
-    ("server", "top"),
+    "server",
     [
-        ({"likeliest": None}, 20),
-        ({"likeliest": 5}, 20),
-        ({"laws": "sampled"}, 20),
-        ({"logprobs": False}, 20),
-        ({"tokens": False}, 20),
+        {"likeliest": None},
+        {"likeliest": 5},
+        {"laws": "sampled"},
+        {"logprobs": False},
+        {"tokens": False},
     ],
     ids=["tells one", "tells five", "tells laws after temperature", "tells no probabilities", "chat"],
 )
-def test_what_is_not_told_or_not_believed_is_refused_before_the_first_token(server: dict[str, Any], top: int):
-    """None told, fewer than asked for, other laws than the model's own, or no token ids: one sentence."""
+def test_what_is_not_told_or_not_believed_is_refused_before_the_first_token(server: dict[str, Any]):
+    """None told, fewer than asked for, other laws than the model's own, or no token ids: one sentence; and an
+    address that wants them told names no model that can be used."""
 
     async def run() -> None:
         fake = Server(**server)
-        model = await connected(fake, top_logprobs=top)
+        model = await connected(fake)
         assert Capability.TOKEN_STATISTICS not in model.capabilities
         for method in (*TREES, EntropyExit):
             with pytest.raises(OptionError, match="needs token_statistics, which model"):
                 await method().run(PROMPT, model, None, Budget(generations=4))
         assert fake.requests == []
+        for top, what in ((20, "the 20 likeliest"), (ALL, "all")):
+            with pytest.raises(OptionError, match=f"does not tell {what} tokens"):
+                await connected(Server(**server), top_logprobs=top)
 
     asyncio.run(run())
 

@@ -42,8 +42,9 @@ class Address:
     timeout_s: float = 600.0
     """One attempt of one call."""
     key_file: str | None = None
-    top_logprobs: int = 20
-    """How many likeliest tokens are asked for where a method looks at entropies; -1 for all there are."""
+    top_logprobs: int | None = None
+    """How many likeliest tokens are asked for where a method looks at entropies, `ALL` for all there are.
+    None leaves it at 20, or at none where the server does not tell that many."""
 
     @classmethod
     def parse(cls, text: str) -> Address:
@@ -63,7 +64,7 @@ class Address:
         boundary = options.get("boundary", "\n\n")
         if not boundary:
             raise OptionError("boundary is empty; give the text a step ends on, boundary=%0A say")
-        top = _top(options.get("top_logprobs", "20"))
+        top = _top(options["top_logprobs"]) if "top_logprobs" in options else None
         return cls(rest[:at], _url(rest[at + 1 :]), boundary, timeout_s, options.get("key_file"), top)
 
     @property

@@ -26,6 +26,8 @@ from itscale.types import Prompt, Sampling
 __all__ = ["chat_facts", "models_at", "probe"]
 
 _TOKENS = 16
+_LIKELIEST = 20
+"""What vLLM tells unless it is started to tell more, and the protocol at most."""
 _ANY = 2**20
 """More than any vocabulary has; a server that is asked for more tokens than there are tells all."""
 _QUESTION = Prompt.user("Count from one to nine, in words.")
@@ -81,7 +83,15 @@ async def probe(endpoint: Endpoint) -> Facts:
             f"{did_you_mean('model', name, offered)}; that is what {endpoint.address.url} offers"
         )
     facts = await _token_facts(endpoint, name, offered.get(name)) or await _llama_facts(endpoint, name)
-    return facts or await chat_facts(endpoint, name, offered.get(name))
+    facts = facts or await chat_facts(endpoint, name, offered.get(name))
+    wanted = endpoint.address.top_logprobs
+    if wanted is not None and facts.top_logprobs is None:
+        which = "all" if wanted == ALL else f"the {wanted} likeliest"
+        raise OptionError(
+            f"{endpoint.address.url} does not tell {which} tokens "
+            "at a place with their ids; start it so (vLLM: --max-logprobs), or leave out top_logprobs"
+        )
+    return facts
 
 
 def _size(told: Any) -> int | None:
@@ -130,7 +140,7 @@ async def _token_facts(endpoint: Endpoint, model: str, context: int | None) -> F
         return None
     if not stop:
         return None
-    wanted = endpoint.address.top_logprobs
+    wanted = endpoint.address.top_logprobs or _LIKELIEST
     top, vocabulary = await way_of_telling(law, wanted, distinct=wanted == ALL)
     return Facts(
         model=model,
@@ -179,7 +189,7 @@ async def _llama_facts(endpoint: Endpoint, model: str) -> Facts | None:
     if not (greedy.token_ids and same and told):
         return None
     settings = props.get("default_generation_settings")
-    wanted = endpoint.address.top_logprobs
+    wanted = endpoint.address.top_logprobs or _LIKELIEST
     top, vocabulary = await way_of_telling(law, _ANY if wanted == ALL else wanted, distinct=True)
     return Facts(
         model=model,
