@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +30,33 @@ def test_a_limit_of_nothing_is_refused(field, value):
     """Zero, negative and NaN limits are mistakes, and the message names the field."""
     with pytest.raises(OptionError, match=field):
         Budget(**{field: value})
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+def test_any_integral_number_is_a_limit(kind):
+    """NumPy's whole numbers too; they are plain ones from there on, as JSON wants them."""
+    budget = Budget(generations=kind(4), tokens=kind(9), scorer_calls=kind(2), seconds=kind(5))
+    assert budget == Budget(generations=4, tokens=9, scorer_calls=2, seconds=5)
+    assert {type(getattr(budget, name)) for name in ("generations", "tokens", "scorer_calls")} == {int}
+
+
+@pytest.mark.parametrize("field", ["generations", "tokens", "scorer_calls"])
+@pytest.mark.parametrize("value", [True, 4.0, np.float64(4), "4", np.bool_(True)], ids=repr)
+def test_what_is_counted_is_a_whole_number(field, value):
+    """A bool, a float or a text is a mistake, said with the fix before anything runs."""
+    with pytest.raises(
+        OptionError, match=rf"budget {field} .* is no whole number; give a whole number from 1"
+    ):
+        Budget(**{field: value})
+
+
+@pytest.mark.parametrize("field", ["seconds", "dollars"])
+@pytest.mark.parametrize("value", [True, "4"], ids=repr)
+def test_what_is_measured_is_a_number(field, value):
+    """A bool or a text is a mistake; 2.5 is not."""
+    with pytest.raises(OptionError, match=f"budget {field} .* is no number; give one above 0"):
+        Budget(**{field: value})
+    assert getattr(Budget(**{field: 2.5}), field) == 2.5
 
 
 def test_no_limit_never_binds():

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from itscale.randomness import Seeded, SomeChildren, derive, uniforms
+from itscale.errors import OptionError
+from itscale.randomness import Seeded, SomeChildren, derive, stream_of, uniforms
 
 seeds = st.integers(0, 2**63 - 1)
 
@@ -35,6 +36,21 @@ def test_a_child_depends_on_its_name_alone(seed):
     assert [draws(child) for child in later] == [draws(fresh.child("step", i)) for i in range(3)]
     assert draws(fresh.child("a", 1)) != draws(fresh.child("a", 2))
     assert draws(fresh.child("a")) != draws(fresh)
+
+
+def test_any_integral_number_is_a_seed():
+    """NumPy's too, and with the same draws as the plain one, children included; a stream stays itself."""
+    for kind in (np.int64, np.uint64, np.uint8):
+        assert draws(stream_of(kind(3)).child("a")) == draws(Seeded(3).child("a"))
+    stream = Seeded(3)
+    assert stream_of(stream) is stream
+
+
+@pytest.mark.parametrize("seed", [True, 3.0, np.float64(3), "3", None, -1, 2**63, np.int64(-1)], ids=repr)
+def test_what_is_no_seed_is_refused(seed):
+    """One sentence that ends with what to give."""
+    with pytest.raises(OptionError, match=r"; give a whole number from 0 to 2\*\*63 - 1$"):
+        stream_of(seed)
 
 
 def test_names_do_not_run_into_each_other():

@@ -12,8 +12,9 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from numbers import Real
 
-from itscale.errors import OptionError
+from itscale.errors import OptionError, whole_number
 from itscale.types import StopReason
 
 __all__ = ["Budget", "Charges", "Ledger", "OutOfBudget", "Price", "Usage"]
@@ -30,7 +31,7 @@ class Budget:
     the slot of a path that was dropped, so a population of N stays N.
 
     Raises:
-        OptionError: if a limit is not positive.
+        OptionError: if a limit is not positive, or no number of its kind (2.5 generations).
     """
 
     generations: int | None = None
@@ -46,7 +47,16 @@ class Budget:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is not None and not value > 0:
+            if value is None:
+                continue
+            if field.name not in ("seconds", "dollars"):
+                value = whole_number(f"budget {field.name}", value, "from 1 up, or leave it out for no limit")
+            elif isinstance(value, bool) or not isinstance(value, Real):
+                raise OptionError(
+                    f"budget {field.name} {value!r} is no number; give one above 0, or leave it out"
+                )
+            object.__setattr__(self, field.name, value)
+            if not value > 0:
                 raise OptionError(
                     f"budget {field.name} is {value}; give a number above 0, or leave it out for no limit"
                 )

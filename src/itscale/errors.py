@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
+from typing import Any
 
 __all__ = [
     "AllFailedError",
@@ -37,6 +39,7 @@ __all__ = [
     "StoreError",
     "TaskError",
     "did_you_mean",
+    "whole_number",
 ]
 
 
@@ -102,3 +105,18 @@ def did_you_mean(kind: str, given: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"unknown {kind} {given!r}; {hint}known: {', '.join(names)}"
+
+
+def whole_number(what: str, value: Any, allowed: str) -> int:
+    """Any integral number (NumPy's too) as an int; `allowed` says in the message what to give.
+
+    >>> whole_number("seed", True, "from 0 up")
+    Traceback (most recent call last):
+    itscale.errors.OptionError: seed True is no whole number; give a whole number from 0 up
+
+    Raises:
+        OptionError: it is a float (even 4.0), a bool, a text.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise OptionError(f"{what} {value!r} is no whole number; give a whole number {allowed}")
+    return int(value)

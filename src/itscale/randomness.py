@@ -18,7 +18,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Randomness", "Seeded", "SomeChildren", "TheseChildren", "derive", "uniforms"]
+from itscale.errors import OptionError, whole_number
+
+__all__ = ["Randomness", "Seeded", "SomeChildren", "TheseChildren", "derive", "stream_of", "uniforms"]
 
 UInt64s = npt.NDArray[np.uint64]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -80,6 +82,21 @@ class Seeded(Randomness):
 
     def child(self, *labels: str | int) -> Randomness:
         return Seeded(derive(self._seed, *labels))
+
+
+def stream_of(seed: int | Randomness) -> Randomness:
+    """The stream of a run: a seed's, or one that is given as it is.
+
+    Raises:
+        OptionError: the seed is no whole number from 0 to 2**63 - 1.
+    """
+    if isinstance(seed, Randomness):
+        return seed
+    allowed = "from 0 to 2**63 - 1"
+    whole = whole_number("seed", seed, allowed)
+    if not 0 <= whole < 2**63:
+        raise OptionError(f"seed {whole} is out of range; give a whole number {allowed}")
+    return Seeded(whole)
 
 
 class SomeChildren(Randomness):

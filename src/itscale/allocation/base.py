@@ -25,7 +25,7 @@ from itscale.methods.arrivals import Arrivals
 from itscale.methods.majority import Majority
 from itscale.methods.session import Session
 from itscale.models.base import Model
-from itscale.randomness import Randomness, Seeded
+from itscale.randomness import Randomness, stream_of
 from itscale.types import Candidate, Path, Prompt, StopReason
 
 __all__ = ["Allocated", "Allocation", "Answered", "Standing"]
@@ -150,7 +150,8 @@ class Allocation(ABC):
         samples are those another run of that prompt has made.
 
         Raises:
-            OptionError: no prompts, no limit on generations, or one the rule cannot work with.
+            OptionError: no prompts, no limit on generations or one the rule cannot work with, or a seed
+                that is no whole number from 0 to 2**63 - 1.
             AllFailedError: every call failed.
         """
         if not prompts:
@@ -162,9 +163,9 @@ class Allocation(ABC):
         if seeds is not None and len(seeds) != len(prompts):
             raise OptionError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one each")
         self.check(model, len(prompts), budget.generations)
-        rng = Seeded(seed) if isinstance(seed, int) else seed
+        rng = stream_of(seed)
         streams = (
-            [Seeded(s) for s in seeds] if seeds else [rng.child("prompt", i) for i in range(len(prompts))]
+            [stream_of(s) for s in seeds] if seeds else [rng.child("prompt", i) for i in range(len(prompts))]
         )
         ledger = Ledger(budget, model.price)
         asked = [Prompt.user(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]

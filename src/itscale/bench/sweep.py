@@ -22,7 +22,7 @@ from typing import Any
 from itscale.bench.rows import CellKey, Context, Row, RowKey
 from itscale.bench.sharing import SharedSamples, share_scores
 from itscale.budget import Budget, Ledger, Usage
-from itscale.errors import ItscaleError, OptionError, RecordingError
+from itscale.errors import ItscaleError, OptionError, RecordingError, whole_number
 from itscale.methods.arrivals import together
 from itscale.methods.base import Method, Result
 from itscale.models.base import Model, WrappedModel
@@ -72,6 +72,10 @@ class Sweep:
     def __post_init__(self) -> None:
         if not self.methods or not self.budgets:
             raise OptionError("a sweep needs at least one method and one budget")
+        object.__setattr__(
+            self, "budgets", tuple(whole_number("budget", n, "from 1 up") for n in self.budgets)
+        )
+        object.__setattr__(self, "seed", whole_number("seed", self.seed, "from 0 to 2**63 - 1"))
         if min(self.budgets) < 1:
             raise OptionError(f"budget {min(self.budgets)} runs nothing; give whole numbers from 1 up")
         if self.count < 1:

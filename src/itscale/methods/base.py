@@ -14,7 +14,7 @@ from itscale.events import Chosen, Event, Stopped, Trace
 from itscale.methods.session import Session
 from itscale.methods.tree import Tree
 from itscale.models.base import TOLD_OF_TOKENS, Capability, Model
-from itscale.randomness import Randomness, Seeded
+from itscale.randomness import Randomness, stream_of
 from itscale.scorers.answers import AUTO, AnswerKind, answer_of_calls
 from itscale.scorers.base import ComparisonScorer, OutcomeScorer, ProcessScorer, Scorer
 from itscale.types import Candidate, Path, Prompt, Sampling, StopReason
@@ -168,16 +168,15 @@ class Method(ABC):
         """Answer `prompt`.
 
         Raises:
-            OptionError: model or scorer lack what this method needs (checked before any token).
+            OptionError: model or scorer lack what this method needs (checked before any token), or the
+                seed is no whole number from 0 to 2**63 - 1.
             PromptError: the model cannot read the prompt.
             AllFailedError: every candidate failed.
             ScorerError: the scorer broke its contract.
         """
         self.check(model, scorer)
-        if isinstance(seed, int) and not 0 <= seed < 2**63:
-            raise OptionError(f"seed {seed} is out of range; give a whole number from 0 to 2**63 - 1")
+        rng = stream_of(seed)
         prompt = Prompt.user(prompt) if isinstance(prompt, str) else prompt
-        rng = Seeded(seed) if isinstance(seed, int) else seed
         ledger = Ledger(budget or Budget(), model.price)
         trace = Trace(*observers)
         session = self.session(prompt, model, scorer, ledger, rng, trace)
