@@ -132,3 +132,16 @@ def test_prompts_that_differ_beyond_their_texts_are_recorded_apart(tmp_path: Any
     ]
     assert len({str(prompt.plain()) for prompt in (plain, *others)}) == 3
     assert plain.plain() == {"messages": [{"role": "user", "content": "x"}], "raw": None}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"messages": (Message("user", "x"),), "raw": "y"}, "both"), ({}, "neither"), ({"raw": "y"}, None)],
+)
+def test_a_prompt_is_a_chat_or_a_text(given: dict[str, Any], said: str | None):
+    """One of the two: what is both would be read as one of them, and the other lost."""
+    if said is None:
+        assert Prompt(**given).question == "y"
+        return
+    with pytest.raises(PromptError, match=rf"{said} messages .* raw text; give messages .* or raw to"):
+        Prompt(**given)

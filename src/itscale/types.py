@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, NewType, get_args
 
+from itscale.errors import PromptError
+
 __all__ = [
     "Candidate",
     "End",
@@ -93,7 +95,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is to be answered: chat messages, or (exactly one of the two) raw text to continue."""
+    """What is to be answered: chat messages, or (exactly one of the two) raw text to continue.
+
+    Raises:
+        PromptError: both were given, or neither.
+    """
 
     messages: tuple[Message, ...] = ()
     raw: str | None = None
@@ -102,6 +108,11 @@ class Prompt:
 
     A JSON object. Not what a run decides itself (model, messages, n, seed, temperature, limits). A
     backend that cannot honour one refuses the prompt."""
+
+    def __post_init__(self) -> None:
+        if bool(self.messages) is (self.raw is not None):
+            said = "both messages and raw text" if self.messages else "neither messages nor raw text"
+            raise PromptError(f"a prompt has {said}; give messages for a chat, or raw to continue a text")
 
     @classmethod
     def user(cls, text: str) -> Prompt:
