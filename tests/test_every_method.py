@@ -104,8 +104,9 @@ def test_servers_run_them_or_they_are_refused(spec: str, kind: dict):
                 await run()
             assert len(server.requests) == asked
         elif "proposal_temperature" in spec:  # servers tell log-probabilities at temperature 1 alone
-            with pytest.raises(OptionError, match="leave it out"):
+            with pytest.raises(OptionError, match="leave out proposal_temperature"):
                 await run()
+            assert len(server.requests) == asked
         else:
             result = await run()
             assert result.candidates[result.chosen].path.finished

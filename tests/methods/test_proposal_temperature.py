@@ -9,8 +9,8 @@ import pytest
 
 from itscale.budget import Budget
 from itscale.errors import OptionError
-from itscale.methods import ParticleFilter, filtering
-from itscale.models.base import Capability
+from itscale.methods import MCTS, ConfidenceVote, ParticleFilter, ParticleGibbs, SelfEvaluation, filtering
+from itscale.models.base import Capability, WrappedModel
 from itscale.models.fake import FakeModel
 from itscale.scorers.fake import FakeProcessScorer
 from tests.methods.laws import deviation, tempered
@@ -78,6 +78,46 @@ def test_what_it_needs_is_checked_before_any_token():
         run(ParticleFilter(proposal_temperature=2.0), model)
     assert model.calls == 0
     assert run(ParticleFilter(), model).candidates
+
+
+class AsServers(FakeModel):
+    """Tells log-probabilities of draws at temperature 1 without top-p alone."""
+
+    def tells(self, sampling):
+        return sampling.plain
+
+
+@pytest.mark.parametrize(
+    ("options", "fix"),
+    [
+        ({"proposal_temperature": 2.0}, "leave out proposal_temperature, or"),
+        ({"proposal_temperature": 1.0, "temperature": 0.5}, "leave out temperature, or"),
+        ({"proposal_temperature": 1.0, "top_p": 0.9}, "leave out top_p, or"),
+        ({"proposal_temperature": 1.0}, None),
+        ({"temperature": 0.5, "top_p": 0.9}, None),
+    ],
+)
+def test_where_nothing_can_be_corrected_no_token_is_drawn(options, fix):
+    """A server tells neither law but the model's own; without the option nothing has to be told."""
+    model, method = AsServers(TREE), ParticleFilter(**options)
+    if fix is None:
+        assert run(method, model).candidates
+        return
+    for asked in (model, WrappedModel(model)):
+        with pytest.raises(OptionError, match=fix):
+            run(method, asked)
+    assert model.calls == 0
+
+
+@pytest.mark.parametrize("method", [ConfidenceVote, SelfEvaluation, MCTS, ParticleGibbs])
+def test_whoever_reads_log_probabilities_is_refused_them(method):
+    """The same of every method whose options ask for them, and of none of the others."""
+    reads = {MCTS: {"rule": "puct"}, ParticleGibbs: {"ancestors": True}}.get(method, {})
+    model = AsServers(TREE)
+    with pytest.raises(OptionError, match="tells at temperature 1 without top-p; leave out temperature"):
+        run(method(temperature=0.5, **reads), model)
+    assert model.calls == 0
+    method(**reads).check(model, FakeProcessScorer(JUDGEMENTS.__getitem__))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,9 @@ from itscale.types import Candidate, Path, Prompt, Sampling, StopReason
 
 __all__ = ["Method", "Outcome", "Result", "StepMethod", "answer_in", "best", "candidate"]
 
+_LOGPROBS = TOLD_OF_TOKENS | {Capability.LOGPROBS, Capability.GIVEN}
+"""What servers can tell of some draws and not of others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -148,6 +151,11 @@ class Method(ABC):
         return self.required
 
     @property
+    def samplings(self) -> tuple[Sampling, ...]:
+        """How its tokens are drawn, and what they are weighed for where that is another law."""
+        return (self._sampling,)
+
+    @property
     def answer_kind(self) -> AnswerKind:
         """How this method reads and compares answers."""
         return AUTO
@@ -238,11 +246,6 @@ class Method(ABC):
             OptionError: something is missing; the message says what, and what would do instead.
         """
         missing = self.required - model.capabilities
-        if not missing and model.top_logprobs and self.looks_at & TOLD_OF_TOKENS and not self._sampling.plain:
-            raise OptionError(
-                f"{self.name} looks at the statistics of tokens, which {model.name} tells at temperature 1 "
-                "without top-p; use these, or a model in this process (hf:PATH)"
-            )
         if missing:
             fix = "use a method that samples whole answers (majority, best-of-n)"
             if missing <= TOLD_OF_TOKENS:
@@ -253,6 +256,7 @@ class Method(ABC):
                 f"{self.name} needs {', '.join(sorted(missing))}, which model {model.name!r} does not offer; "
                 f"{fix}"
             )
+        self._check_told(model)
         if self.scorer_kind == "process" and not isinstance(scorer, ProcessScorer):
             raise OptionError(
                 f"{self.name} needs a process scorer (a score for every step); "
@@ -270,6 +274,17 @@ class Method(ABC):
                 f"{self.name} needs a scorer that compares answers; pass judge:MODEL#mode=compare, "
                 "or use best-of-n with a scorer that judges one at a time"
             )
+
+    def _check_told(self, model: Model) -> None:
+        """That what it reads of the tokens can be had of tokens drawn, or weighed for, as it does."""
+        if not self.looks_at & _LOGPROBS or all(map(model.tells, self.samplings)):
+            return
+        options = ("temperature", "proposal_temperature", "top_p")
+        changed = [name for name in options if getattr(self, name, None) not in (None, 1)]
+        raise OptionError(
+            f"{self.name} looks at log-probabilities, which model {model.name!r} tells at temperature 1 "
+            f"without top-p; leave out {', '.join(changed)}, or use a model in this process (hf:PATH)"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,7 @@ from itscale.methods.filtering import (
 from itscale.methods.session import Session
 from itscale.models.base import Capability
 from itscale.randomness import Randomness
-from itscale.types import Path, StopReason
+from itscale.types import Path, Sampling, StopReason
 from itscale.weights import SCHEMES, Population, Scheme
 
 __all__ = ["ParticleFilter"]
@@ -132,6 +132,12 @@ class ParticleFilter(StepMethod):
         if self.proposal_temperature is None:
             return self.needs
         return self.needs | {Capability.LOGPROBS, Capability.GIVEN}
+
+    @property
+    def samplings(self) -> tuple[Sampling, ...]:
+        if self.proposal_temperature is None:
+            return super().samplings
+        return (*super().samplings, Sampling(self.proposal_temperature, self.top_p))
 
     async def search(self, session: Session) -> Outcome:
         """Extend, score, reweight, resample when the weights are too uneven; until all have ended."""

@@ -89,7 +89,7 @@ class SelfEvaluation(WholeAnswers):
 
     @property
     def looks_at(self) -> frozenset[Capability]:
-        return self.required | (self.predictor.looks_at if self.predictor else frozenset())
+        return self.required | (self.predictor.looks_at if self.predictor else {Capability.GIVEN})
 
     def check(self, model: Model, scorer: Scorer | None) -> None:
         super().check(model, scorer)

@@ -81,6 +81,11 @@ class Model(ABC):
         """Seconds that its engine has computed so far; None where nobody measures it (servers)."""
         return None
 
+    def tells(self, sampling: Sampling) -> bool:
+        """Whether the log-probabilities it offers can be had of draws made like this."""
+        del sampling
+        return True
+
     @abstractmethod
     async def extend(
         self, path: Path, n: int, until: Until, sampling: Sampling, rng: Randomness, ledger: Ledger
@@ -182,6 +187,9 @@ class WrappedModel(Model):
     @property
     def computing_s(self) -> float | None:
         return self._model.computing_s
+
+    def tells(self, sampling: Sampling) -> bool:
+        return self._model.tells(sampling)
 
     async def extend(
         self, path: Path, n: int, until: Until, sampling: Sampling, rng: Randomness, ledger: Ledger

@@ -104,6 +104,9 @@ class OpenAIModel(Model):
     def identity(self) -> str:
         return f"{self.name}#boundary={self.endpoint.address.boundary!r}"
 
+    def tells(self, sampling: Sampling) -> bool:
+        return sampling.plain
+
     def __repr__(self) -> str:
         return f"OpenAIModel({self.name!r}, dialect={self.facts.dialect!r})"
 
@@ -165,7 +168,7 @@ class OpenAIModel(Model):
         facts, last = self.facts, len(token_ids)
         if facts.given is None:
             return await super().logprobs_of(path, token_ids, sampling, ledger)
-        if not sampling.plain:
+        if not self.tells(sampling):
             raise OptionError(
                 f"{self.name} tells log-probabilities at temperature 1 without top-p and top-k; "
                 "use these, or a model in this process (hf:PATH)"
