@@ -1,8 +1,8 @@
 """A light predictor of success: logistic regression on what a model shows of a path, and its promise.
 
 Three sorts of features. `logprobs` are statistics of a path's token log-probabilities, which any backend
-with log-probabilities tells; `statistics` adds those of the entropies, which models in this process tell;
-`hidden` is what the model holds at the last token.
+with log-probabilities tells; `statistics` adds those of the entropies, which models in this process and
+servers that tell the likeliest tokens have; `hidden` is what the model holds at the last token.
 Fitted with NumPy alone, on standardised features, classes weighted equally, an L2 penalty on the
 weights; kept as plain numbers in a calibration file.
 
