@@ -22,7 +22,7 @@ from itscale.bench.viewer import Texts, compact
 from itscale.budget import Budget
 from itscale.embedded import REASONER
 from itscale.errors import OptionError
-from itscale.methods import Majority, ParticleFilter
+from itscale.methods import Majority, ParticleCascade, ParticleFilter
 from itscale.methods.base import Result
 from tests.bench.worlds import CoinScorer, coin_model, coin_sweep
 
@@ -142,7 +142,7 @@ def test_the_command_writes_page_pictures_columns_and_table(run: Run, tmp_path: 
 
 
 def result_of(method: object, n: int) -> Result:
-    assert isinstance(method, Majority | ParticleFilter)
+    assert isinstance(method, Majority | ParticleCascade | ParticleFilter)
     return asyncio.run(method.run("Call it.", coin_model(), CoinScorer(), Budget(generations=n), seed=1))
 
 
@@ -173,6 +173,15 @@ def test_a_filter_is_shown_round_by_round():
     assert all(node[4] in (0.8, 0.3, 0.7, 0.4) for node in shown["nodes"][1:])
     assert all(c["node"] is not None and shown["nodes"][c["node"]][5] == 2 for c in shown["candidates"])
     assert sum(c["weight"] for c in shown["candidates"]) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_cascade_shows_its_weights_too():
+    """Each of its two steps is weighed once, in the frame in which its last path came."""
+    shown = compact(plain(result_of(ParticleCascade(), 8)), Texts())
+    weighed = [dict(map(tuple, frame["weights"])) for frame in shown["frames"] if frame.get("weights")]
+    assert [round(sum(weights.values()), 3) for weights in weighed] == [1, 1]
+    assert len(set(weighed[0].values())) == 2
+    assert {c["node"] for c in shown["candidates"]} == weighed[1].keys()
 
 
 def test_whole_samples_are_one_round():

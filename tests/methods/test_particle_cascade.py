@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from itscale.budget import Budget
 from itscale.errors import OptionError
+from itscale.events import Proposed, Weighed
 from itscale.methods import ParticleCascade, particle_cascade
 from itscale.methods.particle_cascade import Gate
 from itscale.models.fake import FakeModel
@@ -246,6 +247,35 @@ def test_the_population_stays_near_n():
             for s in range(6)
         ]
         assert 8 <= min(sizes) <= max(sizes) <= 64
+
+
+@pytest.mark.parametrize("races", [False, True])
+@pytest.mark.parametrize("turns", [CALM, SLOW_A, SLOW_B], ids=["calm", "slow a", "slow b"])
+def test_every_step_is_weighed_once_all_have_arrived(races, turns):
+    """One event a step: the paths that came there with what they weighed, and those that ended before.
+    The last one holds the candidates and their weights, as where nothing waits for anything."""
+    result = run(ParticleCascade(target="product", races=races), n=6, turns=turns)
+    events = [e for e in result.trace.events if isinstance(e, Weighed)]
+    steps = max(c.path.depth for c in result.candidates)
+    assert len(events) == steps > 1
+    first = [e for e in result.trace.events if isinstance(e, Proposed) and e.parent == 0]
+    assert sorted(events[0].paths) == sorted(e.path for e in first)
+    for event in events:
+        assert math.fsum(event.weights) == pytest.approx(1)
+        assert event.ess == pytest.approx(1 / math.fsum(w * w for w in event.weights))
+    ended = sorted(zip(result.path_ids, (c.weight for c in result.candidates), strict=True))
+    last = sorted(zip(events[-1].paths, events[-1].weights, strict=True))
+    assert [path for path, _ in last] == [path for path, _ in ended]
+    assert [weight for _, weight in last] == pytest.approx([weight for _, weight in ended])
+
+
+def test_what_all_lost_is_not_weighed():
+    """A call that failed leaves no weight; the step is told of those that came."""
+    scorer = FakeProcessScorer(JUDGEMENTS.__getitem__)
+    model = FakeModel(TREE, fail=lambda call: call == 1)
+    result = asyncio.run(ParticleCascade().run(PROMPT, model, scorer, Budget(generations=4), 0))
+    first = next(e for e in result.trace.events if isinstance(e, Weighed))
+    assert len(first.paths) == 3
 
 
 def test_rounds_are_limited():

@@ -123,7 +123,7 @@ class _Tree:
             node = self.nodes[node][0]
 
     def _weigh(self, event: Mapping[str, Any]) -> None:
-        """What the paths weigh belongs to the frame in which they grew; slots of one path add up."""
+        """What the paths weigh belongs to the frame in which the last came; slots of one path add up."""
         weights: dict[int, float] = {}
         for path, weight in zip(event["paths"], event["weights"], strict=True):
             node = self.node_of.get(path)

@@ -103,6 +103,8 @@ class Gate:
         """The part of it that ended or was dropped here."""
         self.begun = 0
         """Paths that were begun at this step."""
+        self.weighed: dict[int, tuple[Path, float] | None] = {}
+        """Those that have arrived, with their log weights (nats), by place; None where the call failed."""
         self._held: dict[int, Landed] = {}
         self._next = 0
 
@@ -161,6 +163,7 @@ class ParticleCascade(StepMethod):
                 landed = await arrivals.next()
                 for flight, judged in cascade.in_turn(landed):
                     flights += cascade.branched(flight, judged)
+                cascade.tell_weights()
                 arrivals.start(len(flights))
         finally:
             await arrivals.cancel()
@@ -188,6 +191,9 @@ class Cascade:
         self._method = method
         self._session = session
         self._gates: defaultdict[int, Gate] = defaultdict(Gate)
+        self._gates[0].begun = session.generations
+        self._told = 0
+        """Steps whose weights are in the trace."""
         self._potential = target_potential(method.target, self.scores, session)
 
     def in_turn(self, landed: Landed) -> Iterator[Landed]:
@@ -201,8 +207,10 @@ class Cascade:
         if judged is None:
             gate.arrived += Sum(starts=flight.share)
             gate.settled += Sum(starts=flight.share)
+            gate.weighed[flight.place] = None
             return []
         new, weight = judged[0], self._weight(flight, judged)
+        gate.weighed[flight.place] = new, weight
         gate.arrived += Sum(weight, flight.share)
         if new is flight.path or not self._session.can_grow(new) or new.depth >= self._method.max_steps:
             self.ended[flight.path.depth, flight.place] = new, weight
@@ -222,6 +230,19 @@ class Cascade:
             gate.settled += Sum(starts=flight.share)
         first, then.begun, settled = then.begun, then.begun + copies, flight.settled + gate.settled
         return [Flight(new, each, first + i, flight.share / copies, settled) for i in range(copies)]
+
+    def tell_weights(self) -> None:
+        """Put into the trace what all paths weighed when they arrived at a step, once none is to come.
+
+        Those that ended at earlier steps stand before them. Others are ahead of it by then.
+        """
+        while (gate := self._gates[self._told]).begun and len(gate.weighed) == gate.begun:
+            earlier = [self.ended[key] for key in sorted(self.ended) if key[0] < self._told]
+            cloud = [*earlier, *(own for _, own in sorted(gate.weighed.items()) if own is not None)]
+            if cloud:
+                paths, weights = zip(*cloud, strict=True)
+                self._session.weighed(Population(paths, np.array(weights)))
+            self._told += 1
 
     def _weight(self, flight: Flight, judged: Judged) -> float:
         """Log weight (nats) after the step that a path has grown, if it did."""

@@ -96,7 +96,8 @@ function stateAt(run, last) {
       run.nodes.forEach((node, i) => { if (node[5] >= 0 && node[5] < f && !kept.has(i) && !run.layout.children[i].some((child) => run.nodes[child][5] < f)) gone.add(i); });
       for (const i of kept) { gone.delete(i); weights.set(i, times.get(i) / frame.paths.length); }
     }
-    if (frame.kind === "grow") { times.clear(); weights.clear(); for (const [i, weight] of frame.weights || []) weights.set(i, weight); }
+    if (frame.kind === "grow") { times.clear(); weights.clear(); }
+    if (frame.kind !== "resample" && frame.weights) { weights.clear(); for (const [i, weight] of frame.weights) weights.set(i, weight); }
   }
   if (last === run.frames.length - 1)
     { if (run.candidates.some((c) => c.weight !== null)) weights.clear(); for (const c of run.candidates) if (c.node !== null && c.weight !== null) weights.set(c.node, (weights.get(c.node) || 0) + c.weight); }
@@ -108,7 +109,7 @@ function frameWords(run, f) {
   const born = run.nodes.filter((node) => node[5] === f).length;
   const unique = new Set(frame.paths || []).size, slots = (frame.paths || []).length;
   const words = {
-    grow: () => `${born} step${born === 1 ? "" : "s"} proposed` + (run.nodes.some((node) => node[5] === f && node[4] !== null) ? " and scored" : "") + (frame.weights ? `; effective sample size of the weights ${frame.ess.toFixed(1)}` : ""),
+    grow: () => `${born} step${born === 1 ? "" : "s"} proposed` + (run.nodes.some((node) => node[5] === f && node[4] !== null) ? " and scored" : ""),
     resample: () => `resampled: ${slots} particles now continue ${unique} path${unique === 1 ? "" : "s"} (effective sample size ${frame.ess.toFixed(1)} of ${slots})`,
     prune: () => `${slots} path${slots === 1 ? "" : "s"} pruned`,
     compare: () => `${slots} paths compared`, compared: () => `${slots} paths compared`,
@@ -116,7 +117,8 @@ function frameWords(run, f) {
     stop: () => "stopped", stopped: () => "stopped by the limit on " + frame.text,
     choose: () => { const c = run.candidates[run.chosen]; return `chosen: answer ${c.answer ?? "none"}, ` + (c.correct ? "right" : "wrong"); },
   };
-  return round + (words[frame.kind] ? words[frame.kind]() : frame.kind);
+  const weighed = frame.kind !== "resample" && frame.weights ? `; effective sample size of the weights ${frame.ess.toFixed(1)}` : "";
+  return round + (words[frame.kind] ? words[frame.kind]() : frame.kind) + weighed;
 }
 
 function drawFrame(run, stage, side, caption) {
