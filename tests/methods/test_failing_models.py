@@ -62,7 +62,9 @@ class Refuses(FakeModel):
 
 
 @pytest.mark.parametrize(
-    "method", [SelfEvaluation(at_once=4), Majority(early_stop=True)], ids=lambda m: m.name
+    "method",
+    [SelfEvaluation(at_once=4, question="x", yes="x", no="y"), Majority(early_stop=True)],
+    ids=lambda m: m.name,
 )
 def test_an_error_that_ends_a_run_leaves_no_call_behind(method):
     """Samples under way beside the one that failed are cancelled, and the run waits until they are."""

@@ -112,7 +112,11 @@ def test_where_nothing_can_be_corrected_no_token_is_drawn(options, fix):
 @pytest.mark.parametrize("method", [ConfidenceVote, SelfEvaluation, MCTS, ParticleGibbs])
 def test_whoever_reads_log_probabilities_is_refused_them(method):
     """The same of every method whose options ask for them, and of none of the others."""
-    reads = {MCTS: {"rule": "puct"}, ParticleGibbs: {"ancestors": True}}.get(method, {})
+    reads = {
+        MCTS: {"rule": "puct"},
+        ParticleGibbs: {"ancestors": True},
+        SelfEvaluation: {"question": "x", "yes": "x", "no": "y"},
+    }.get(method, {})
     model = AsServers(TREE)
     with pytest.raises(OptionError, match="tells at temperature 1 without top-p; leave out temperature"):
         run(method(temperature=0.5, **reads), model)

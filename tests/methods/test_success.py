@@ -163,6 +163,21 @@ def test_self_evaluation_takes_a_probe_for_its_question(tmp_path):
         asyncio.run(SelfEvaluation(**ASKING).run(PROMPT, model, None, Budget(generations=2), 3))
 
 
+def test_answers_whose_tokens_nobody_tells_are_refused_before_the_first_sample():
+    """A server that is told texts says nothing of their tokens, and the probe is named instead."""
+
+    class Texts(Critic):
+        def forced(self, path, text):
+            return path.child(Step((), text, End.BOUNDARY, counted=0, forced=True))
+
+    model = Texts()
+    with pytest.raises(
+        OptionError, match=r"does not tell the token of an answer; .* or give calibration=FILE"
+    ):
+        asyncio.run(SelfEvaluation(**ASKING).run(PROMPT, model, None, Budget(generations=2), 3))
+    assert model.calls == 0
+
+
 def test_a_probe_finds_what_is_there():
     """Logistic data: weights in the right direction, AUC near the truth's, probabilities monotone."""
     rng = np.random.default_rng(3)
@@ -216,9 +231,11 @@ def test_what_cannot_work_is_refused(tmp_path):
     for method in (PrunedMajority(calibration=file), SelfEvaluation(calibration=file)):
         with pytest.raises(CalibrationError, match="belongs to model other"):
             run(method)
-    assert model.calls == 0
-    with pytest.raises(OptionError, match="same token"):
+    with pytest.raises(
+        OptionError, match=r"same token .* as do words that its vocabulary lacks; give two that"
+    ):
         run(SelfEvaluation(**{**ASKING, "no": "Yes"}))
+    assert model.calls == 0
     with pytest.raises(CalibrationError, match="needs both kinds"):
         Probe.fit("hidden", np.zeros((3, 2)), np.array([True] * 3))
     with pytest.raises(CalibrationError, match="the model shows 3"):

@@ -34,7 +34,7 @@ from itscale.methods.success import SuccessPredictor
 from itscale.methods.whole import WholeAnswers
 from itscale.models.base import Capability, Model
 from itscale.scorers.base import Scorer
-from itscale.types import Path
+from itscale.types import Path, Prompt
 
 __all__ = ["SelfEvaluation"]
 
@@ -63,7 +63,7 @@ class SelfEvaluation(WholeAnswers):
     question: str = "\\nWould you do better if you started over? ("
     r"""Put after what is judged (\n is a new line); the next token is the answer."""
     yes: str = "Yes"
-    """The answer that speaks for a restart; its first token counts."""
+    """The answer that speaks for a restart; its first token counts, and it must not be that of `no`."""
     no: str = "No"
     """The answer that speaks against one."""
     calibration: str = ""
@@ -104,6 +104,28 @@ class SelfEvaluation(WholeAnswers):
             )
         if self.predictor:
             self.predictor.check(model, self.name)
+        else:
+            self._check_words(model)
+
+    def _check_words(self, model: Model) -> None:
+        """That the two answers to the question begin with tokens of the model, and not with the same one."""
+        asked = model.forced(Path.root(Prompt.user("")), self._asked)
+        probe = "calibration=FILE of a probe (itscale calibrate success TASK --out FILE)"
+        first = [_first_token(model.forced(asked, text)) for text in (self.yes, self.no)]
+        if None in first:
+            raise OptionError(
+                f"model {model.name!r} does not tell the token of an answer; use one that speaks "
+                f"token ids, or give {probe}"
+            )
+        if first[0] == first[1]:
+            raise OptionError(
+                f"yes={self.yes!r} and no={self.no!r} begin with the same token of model {model.name!r}, "
+                f"as do words that its vocabulary lacks; give two that it has, such as yes=1,no=0, or {probe}"
+            )
+
+    @property
+    def _asked(self) -> str:
+        return self.question.replace("\\n", "\n")
 
     async def search(self, session: Session) -> Outcome:
         paths, scores = list[Path](), list[float]()
@@ -136,24 +158,15 @@ class SelfEvaluation(WholeAnswers):
             return 0.0
         if self.predictor:
             return await promise(session, path, self.predictor)
-        asked = session.force(path, self.question.replace("\\n", "\n"))
-        ids = [_first_token(session.force(asked, text), text) for text in (self.yes, self.no)]
-        if ids[0] == ids[1]:
-            raise OptionError(
-                f"yes={self.yes!r} and no={self.no!r} begin with the same token of this model; give words it "
-                "tells apart, or calibration=FILE of a probe"
-            )
-        told = [await session.logprobs(asked, [token]) for token in ids]
+        asked = session.force(path, self._asked)
+        ids = [_first_token(session.force(asked, text)) for text in (self.yes, self.no)]
+        told = [await session.logprobs(asked, [token]) for token in ids if token is not None]
         if any(logprobs is None for logprobs in told):
             return 0.5
         yes, no = (math.exp(logprobs[0]) for logprobs in told if logprobs)
         return no / (yes + no) if yes + no > 0 else 0.5
 
 
-def _first_token(path: Path, text: str) -> int:
-    step = path.step
-    if step is None or not step.token_ids:
-        raise OptionError(
-            f"this model gives no token of {text!r}; use one that speaks token ids, or calibration=FILE"
-        )
-    return step.token_ids[0]
+def _first_token(path: Path) -> int | None:
+    """Of a path's last step; None where the backend does not tell."""
+    return path.step.token_ids[0] if path.step is not None and path.step.token_ids else None
