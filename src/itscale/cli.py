@@ -141,7 +141,8 @@ def _print_result(result: Result, explain: bool) -> None:
     if explain:
         console.print(explanation(result))
         console.print()
-    console.print(Text(result.answer if result.answer is not None else "no answer was reached", style="bold"))
+    silent = "no answer: too few votes agree" if result.abstained else "no answer was reached"
+    console.print(Text(silent if result.answer is None else result.answer, style="bold"))
     if result.degraded is not None:
         console.print(Text(f"({result.degraded})", style="yellow"), soft_wrap=True)
     console.print(Text(f"\n{result.text.strip()}\n"))

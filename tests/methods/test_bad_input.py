@@ -87,6 +87,8 @@ def test_the_command_line_says_it_too(monkeypatch):
     said = CliRunner().invoke(cli.app, words).stdout.splitlines()
     assert said[0] == "no answer was reached"
     assert said[1].startswith("(none of 4 candidates states an answer of kind 'choice'")
+    split = ["solve", "Call it.", "--method", "majority:abstain_below=1", "--budget", "9"]
+    assert CliRunner().invoke(cli.app, split).stdout.startswith("no answer: too few votes agree")
     assert "degraded" in json.loads(CliRunner().invoke(cli.app, [*words, "--json"]).stdout)
 
 

@@ -21,6 +21,7 @@ from itscale.methods import (
     ConfidenceVote,
     Majority,
     ShortMAtK,
+    WeightedBestOfN,
 )
 from itscale.methods.adaptive_consistency import beta_lead, dirichlet_lead
 from itscale.models.fake import FakeModel
@@ -140,6 +141,40 @@ def test_abstention_law():
         return winner[8:] if winner != "nothing" and drawn.count(winner) >= 0.6 * len(drawn) else None
 
     assert law_of(Majority(abstain_below=0.6), 3, read=lambda r: r.answer) == by_brute_force(3, pick)
+
+
+def constant(text):
+    """A scorer's liking for an answer."""
+    return {"Answer: 1": 0.9, "Answer: 2": 0.4, "Answer: 3": 0.1}.get(text, 0.5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.6, 0.8, 1.0])
+@pytest.mark.parametrize(
+    "method",
+    [Majority, ConfidenceVote, AdaptiveConsistency, ShortMAtK, WeightedBestOfN, BestOfMajority],
+)
+def test_whoever_votes_can_abstain(method, share):
+    """An answer with less than its share of the votes is none; the text and the candidates stay. The
+    weights of a scorer's or a confidence's votes are those of all samples, answered or not."""
+    scorer, budget = FakeOutcomeScorer(constant), Budget(generations=4)
+    texts = ["Answer: 1", "Answer: 1", "Answer: 2", "nothing"]
+    plain, careful = (
+        asyncio.run(method(**options).run(PROMPT, fixed(texts), scorer, budget))
+        for options in ({}, {"abstain_below": share})
+    )
+    backing = {
+        Majority: lambda c: 1.0,
+        AdaptiveConsistency: lambda c: 1.0,
+        ShortMAtK: lambda c: 1.0,
+        BestOfMajority: lambda c: c.weight,
+    }.get(method, lambda c: c.score)
+    votes = math.fsum(backing(c) for c in plain.candidates if c.answer == "1")
+    total = 1.0 if method is BestOfMajority else math.fsum(backing(c) for c in plain.candidates)
+    assert plain.answer == "1"
+    assert not plain.abstained
+    assert careful.abstained is (votes / total < share)
+    assert careful.answer == (None if careful.abstained else "1")
+    assert (careful.text, careful.chosen) == (plain.text, plain.chosen)
 
 
 def best_of_majority(drawn, alpha):

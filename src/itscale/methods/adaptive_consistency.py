@@ -29,7 +29,7 @@ import numpy as np
 from itscale.errors import OptionError, did_you_mean
 from itscale.methods.base import Outcome
 from itscale.methods.session import Session
-from itscale.methods.whole import WholeAnswers
+from itscale.methods.whole import Voting
 from itscale.types import Path
 
 __all__ = ["AdaptiveConsistency", "beta_lead", "dirichlet_lead"]
@@ -38,7 +38,7 @@ Rule = Literal["beta", "dirichlet"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptiveConsistency(WholeAnswers):
+class AdaptiveConsistency(Voting):
     """Majority of as many samples as are needed, the budget's N at most.
 
     Raises:
@@ -70,7 +70,7 @@ class AdaptiveConsistency(WholeAnswers):
         paths = await session.sample_while(n, wanted, in_order=True)
         candidates = [self.candidate(path, weight=1.0 / len(paths)) for path in paths]
         clusters = await self.votes(candidates)
-        return Outcome(candidates, clusters[0].representative if clusters else 0)
+        return self.elected(candidates, next(iter(clusters), None), len(candidates))
 
     def needed(self, counts: Sequence[int], most: int) -> int:
         """How many more samples it takes at least to be safe: all for the leader; `most` at most.

@@ -24,7 +24,7 @@ from typing import ClassVar, Literal, get_args
 from itscale.errors import OptionError, did_you_mean
 from itscale.methods.base import Outcome, best
 from itscale.methods.session import Session
-from itscale.methods.whole import WholeAnswers
+from itscale.methods.whole import Voting
 from itscale.scorers.answers import Cluster
 from itscale.scorers.base import AGGREGATIONS, Aggregation
 from itscale.types import Candidate, Path
@@ -40,7 +40,7 @@ _REWARDS: Mapping[str, Callable[[Sequence[float]], float]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class BestOfMajority(WholeAnswers):
+class BestOfMajority(Voting):
     """The candidates of the result are the submitted answers, one text each, the best first.
 
     Raises:
@@ -91,7 +91,8 @@ class BestOfMajority(WholeAnswers):
             for cluster in frequent
         ]
         ranked.sort(key=lambda pair: -pair[0])  # stable: ties go to the more frequent answer
-        return Outcome([submitted for _, submitted in ranked[: self.k]], 0)
+        submitted = [answer for _, answer in ranked[: self.k]]
+        return Outcome(submitted, 0, abstained=self.too_few(submitted[0].weight or 0.0, 1.0))
 
     def _counting(self, cluster: Cluster) -> Sequence[int]:
         """The samples whose scores make up the reward of an answer."""

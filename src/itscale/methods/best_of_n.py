@@ -11,13 +11,14 @@ Step scores of a process scorer become one number by `aggregate`: last, min, mea
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from itscale.errors import OptionError, did_you_mean
 from itscale.methods.base import Outcome, best
 from itscale.methods.session import Session
-from itscale.methods.whole import WholeAnswers
+from itscale.methods.whole import Voting, WholeAnswers
 from itscale.scorers.base import AGGREGATIONS, Aggregation
 from itscale.types import Candidate
 
@@ -59,7 +60,7 @@ class BestOfN(WholeAnswers):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightedBestOfN(WholeAnswers):
+class WeightedBestOfN(Voting):
     """Samples vote with their scores; the text is the best-scored of the winning answer.
 
     An outcome scorer must give scores of at least 0 here: a negative one would count against its
@@ -84,5 +85,7 @@ class WeightedBestOfN(WholeAnswers):
                 "weighted-best-of-n needs scores of at least 0; use best-of-n, or map the scorer's "
                 "output through exp or a sigmoid"
             )
-        clusters = await self.votes(candidates, [score or 0.0 for score in scores], scores)
-        return Outcome(candidates, clusters[0].representative if clusters else best(candidates))
+        weights = [score or 0.0 for score in scores]
+        clusters = await self.votes(candidates, weights, scores)
+        total = math.fsum(weights)
+        return self.elected(candidates, next(iter(clusters), None), total, fallback=best(candidates))

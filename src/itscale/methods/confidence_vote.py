@@ -33,7 +33,7 @@ import numpy as np
 from itscale.errors import ModelError, OptionError, did_you_mean
 from itscale.methods.base import Outcome
 from itscale.methods.session import Session
-from itscale.methods.whole import WholeAnswers
+from itscale.methods.whole import Voting
 from itscale.models.base import Capability
 from itscale.types import Path, Step
 
@@ -43,7 +43,7 @@ Confidence = Literal["mean", "last", "lowest", "tail", "window", "certainty"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConfidenceVote(WholeAnswers):
+class ConfidenceVote(Voting):
     """N samples vote with their confidence; the text is the winner's most confident.
 
     Raises:
@@ -90,9 +90,10 @@ class ConfidenceVote(WholeAnswers):
         )
         weights = [confidence if i in kept else 0.0 for i, confidence in enumerate(confidences)]
         clusters = await self.votes(candidates, weights, confidences)
-        if not clusters:
-            return Outcome(candidates, max(range(len(paths)), key=lambda i: (confidences[i], -i)))
-        return Outcome(candidates, clusters[0].representative)
+        silent = [confidences[i] for i in range(len(paths)) if i not in set(answered)]
+        likeliest = max(range(len(paths)), key=lambda i: (confidences[i], -i))
+        total = math.fsum([*weights, *silent])
+        return self.elected(candidates, next(iter(clusters), None), total, fallback=likeliest)
 
 
 def _mean_probability(steps: Sequence[Step]) -> float:

@@ -28,7 +28,7 @@ from itscale.methods.base import Outcome
 from itscale.methods.probes import read_features, required
 from itscale.methods.session import Session
 from itscale.methods.success import CALIBRATION_KIND, SuccessPredictor
-from itscale.methods.whole import WholeAnswers
+from itscale.methods.whole import Voting
 from itscale.models.base import Capability, Model
 from itscale.scorers.base import Scorer
 from itscale.types import Path
@@ -37,7 +37,7 @@ __all__ = ["PrunedMajority", "grown", "promise"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrunedMajority(WholeAnswers):
+class PrunedMajority(Voting):
     """N prefixes, a share of them finished, votes weighted by predicted success.
 
     Raises:
@@ -88,7 +88,8 @@ class PrunedMajority(WholeAnswers):
         candidates = [self.candidate(path, score=score) for path, score in zip(paths, scores, strict=True)]
         clusters = await self.votes(candidates, scores if self.weighted else None, scores)
         best = max(range(len(paths)), key=lambda i: (scores[i], -i))
-        return Outcome(candidates, clusters[0].representative if clusters else best)
+        total = math.fsum(scores) if self.weighted else len(candidates)
+        return self.elected(candidates, next(iter(clusters), None), total, fallback=best)
 
 
 async def grown(session: Session, paths: Sequence[Path], tokens: int | None = None) -> list[Path]:

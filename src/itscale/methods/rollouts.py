@@ -8,7 +8,7 @@ the model's law, so estimates that take them for independent (pass@k, majority b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import ClassVar, Literal
 
@@ -16,7 +16,7 @@ from itscale.methods.base import Outcome
 from itscale.methods.cutting import split_at
 from itscale.methods.session import Session
 from itscale.methods.tree import Tree
-from itscale.methods.whole import WholeAnswers
+from itscale.methods.whole import Voting
 from itscale.models.base import Capability
 from itscale.types import Path
 
@@ -55,7 +55,7 @@ class Forks:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RolloutTree(WholeAnswers):
+class RolloutTree(Voting):
     """A method that grows answers as a tree and lets them vote."""
 
     scorer_kind: ClassVar[Literal["none", "any", "process", "comparison"]] = "none"
@@ -71,8 +71,8 @@ class RolloutTree(WholeAnswers):
         for leaf in tree.leaves():
             for _ in range(leaf.draws):
                 tree.backup(leaf, float(leaf.path.token_ids in agreeing))
-        chosen = clusters[0].representative if clusters else 0
-        return Outcome(candidates, chosen, stop_reason=session.exhausted, tree=tree)
+        outcome = self.elected(candidates, next(iter(clusters), None), len(candidates))
+        return replace(outcome, stop_reason=session.exhausted, tree=tree)
 
 
 def reopened(session: Session, path: Path) -> Path:

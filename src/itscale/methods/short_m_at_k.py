@@ -18,14 +18,14 @@ from typing import ClassVar, Literal
 from itscale.errors import OptionError
 from itscale.methods.base import Outcome
 from itscale.methods.session import Session
-from itscale.methods.whole import WholeAnswers
+from itscale.methods.whole import Voting
 from itscale.types import Path
 
 __all__ = ["ShortMAtK"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShortMAtK(WholeAnswers):
+class ShortMAtK(Voting):
     """The first m of N samples to finish vote; the text is the winner's shortest.
 
     Raises:
@@ -57,7 +57,9 @@ class ShortMAtK(WholeAnswers):
         paths = await session.sample_while(n, wanted)
         candidates = [self.candidate(path, weight=1.0 / len(paths)) for path in paths]
         clusters = await self.votes(candidates, scores=[-float(path.n_tokens) for path in paths])
-        if not clusters:
-            return Outcome(candidates, 0)
-        winner = max(clusters, key=lambda c: (c.votes, -paths[c.representative].n_tokens, -c.members[0]))
-        return Outcome(candidates, winner.representative)
+        winner = max(
+            clusters,
+            key=lambda c: (c.votes, -paths[c.representative].n_tokens, -c.members[0]),
+            default=None,
+        )
+        return self.elected(candidates, winner, len(candidates))
