@@ -2,9 +2,10 @@
 
     python benchmarks/gateway/compare.py [--its-hub PYTHON] [--optillm PROGRAM] [--seconds 5]
 
-Starts the stub (50 ms an answer), this gateway and, where their programs are named, its_hub 1.2.0 and OptiLLM
-0.4.0 in environments of their own; then drives them in turns, several rounds, and prints medians over rounds.
-Everything shares this machine, load generator included: read the ratios, not the milliseconds.
+Starts the stub (50 ms an answer; one that honours `n`, one that ignores it), this gateway before each and,
+where their programs are named, its_hub 1.2.0 and OptiLLM 0.4.0 in environments of their own; then drives
+them in turns, several rounds, and prints medians over rounds. Everything shares this machine, load
+generator included: read the ratios, not the milliseconds.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from load import Load, run_load
 
 HERE = Path(__file__).parent
 MESSAGES = [{"role": "user", "content": "6*7?"}]
-STUB, STUB_200, OURS, HUB, OPTILLM, OURS_200, OURS_TWO = range(18_100, 18_107)
+STUB, STUB_200, OURS, HUB, OPTILLM, OURS_200, OURS_TWO, STUB_NO_N, OURS_NO_N, OURS_TWO_NO_N = range(
+    18_100, 18_110
+)
 
 
 @contextmanager
@@ -122,7 +125,14 @@ def main() -> None:
 
         start([python, str(HERE / "stub.py"), str(STUB), "50"], f"http://127.0.0.1:{STUB}/stats")
         start([python, str(HERE / "stub.py"), str(STUB_200), "200"], f"http://127.0.0.1:{STUB_200}/stats")
-        for port, upstream, workers in ((OURS, STUB, 1), (OURS_200, STUB_200, 1), (OURS_TWO, STUB, 2)):
+        start(
+            [python, str(HERE / "stub.py"), str(STUB_NO_N), "50", "--no-n"],
+            f"http://127.0.0.1:{STUB_NO_N}/stats",
+        )
+        for port, upstream, workers in (
+            *((OURS, STUB, 1), (OURS_200, STUB_200, 1), (OURS_TWO, STUB, 2)),
+            *((OURS_NO_N, STUB_NO_N, 1), (OURS_TWO_NO_N, STUB_NO_N, 2)),
+        ):
             command = [python, str(HERE / "served.py"), str(port), str(upstream), str(workers)]
             start(command, f"http://127.0.0.1:{port}/health", f"itscale {port}")
         if options.its_hub:
@@ -139,6 +149,8 @@ def main() -> None:
             )
         PROCESSES["itscale"] = PROCESSES[f"itscale {OURS}"]
         PROCESSES["itscale, two workers"] = PROCESSES[f"itscale {OURS_TWO}"]
+        PROCESSES["n ignored"] = PROCESSES[f"itscale {OURS_NO_N}"]
+        PROCESSES["n ignored, two workers"] = PROCESSES[f"itscale {OURS_TWO_NO_N}"]
         passing(options)
         fanning(options)
 
@@ -193,7 +205,12 @@ def fanning(options: argparse.Namespace) -> None:
 
             targets: dict[str, Callable[[float], Any]] = {"direct fan-out": direct, "itscale": gateway}
             if stub == STUB:
+                targets["direct, one request of n=8"] = partial(
+                    run_load, chat(stub), {**sampled, "n": 8}, clients
+                )
                 targets["itscale, two workers"] = partial(run_load, chat(OURS_TWO), best, clients)
+                targets["n ignored"] = partial(run_load, chat(OURS_NO_N), best, clients)
+                targets["n ignored, two workers"] = partial(run_load, chat(OURS_TWO_NO_N), best, clients)
             if options.its_hub and stub == STUB:
                 votes = {"model": "stub", "messages": MESSAGES, "budget": 8}
 

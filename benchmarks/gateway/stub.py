@@ -2,7 +2,8 @@
 
 Answers /v1/models and /v1/chat/completions (whole or streamed, `n` honoured) after a fixed latency, as
 cheaply as Python can, so that what is measured is what stands in front of it. With `--faults` a share of
-requests is answered with 500, cut in the middle, or held for a second. GET /stats counts.
+requests is answered with 500, cut in the middle, or held for a second; with `--no-n` every answer has one
+text whatever n says. GET /stats counts.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ import random
 from contextlib import suppress
 from typing import Any
 
-USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+TOKENS = 5
 STATS = {"requests": 0, "running": 0, "peak": 0, "aborted": 0, "faults": 0}
 
 
 class Stub:
     """One server."""
 
-    def __init__(self, latency_s: float, faults: bool) -> None:
+    def __init__(self, latency_s: float, faults: bool, n: bool) -> None:
         self.latency_s = latency_s
         self.draws = random.Random(0) if faults else None
+        self.n = n
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
@@ -60,6 +62,8 @@ class Stub:
             STATS["faults"] += 1
             return reply(writer, {"error": {"message": "overloaded"}}, b"500 Internal Server Error")
         asked = json.loads(body)
+        if not self.n:
+            asked["n"] = 1
         if fault < 0.15:
             STATS["faults"] += 1
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 900\r\n\r\n{")
@@ -71,6 +75,12 @@ def text_of(asked: dict[str, Any], index: int) -> str:
     """Two in three say 42."""
     seed = asked.get("seed") or 0
     return "Answer: 41" if (seed + index) % 3 == 0 else "Answer: 42"
+
+
+def usage(asked: dict[str, Any]) -> dict[str, int]:
+    """The same for every text."""
+    made = TOKENS * (asked.get("n") or 1)
+    return {"prompt_tokens": 7, "completion_tokens": made, "total_tokens": 7 + made}
 
 
 def whole(asked: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +100,7 @@ def whole(asked: dict[str, Any]) -> dict[str, Any]:
         "created": 0,
         "model": "stub",
         "choices": choices,
-        "usage": USAGE,
+        "usage": usage(asked),
     }
 
 
@@ -103,7 +113,7 @@ def streamed(writer: asyncio.StreamWriter, asked: dict[str, Any]) -> bool:
         events.append({**shell, "choices": [{"index": i, "delta": delta, "finish_reason": None}]})
         events.append({**shell, "choices": [{"index": i, "delta": {}, "finish_reason": "stop"}]})
     if (asked.get("stream_options") or {}).get("include_usage"):
-        events.append({**shell, "choices": [], "usage": USAGE})
+        events.append({**shell, "choices": [], "usage": usage(asked)})
     said = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
     said += b"data: [DONE]\n\n"
     writer.write(
@@ -126,8 +136,9 @@ async def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("latency_ms", type=float, nargs="?", default=50.0)
     parser.add_argument("--faults", action="store_true")
+    parser.add_argument("--no-n", action="store_true")
     options = parser.parse_args()
-    stub = Stub(options.latency_ms / 1000, options.faults)
+    stub = Stub(options.latency_ms / 1000, options.faults, not options.no_n)
     server = await asyncio.start_server(stub.serve, "127.0.0.1", options.port, backlog=4096)
     async with server:
         await server.serve_forever()

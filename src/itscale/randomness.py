@@ -130,13 +130,15 @@ class TheseChildren(Randomness):
     """Children of several streams as children 0, 1, ... of one, so as to ask for them together.
 
     Child i is the stream of the i-th pair (stream, its child's number), and what is named below it too.
-    Everything else is a stream of its own, named after all of them.
+    Everything else is a stream of its own: `own`, or one named after all of them.
     """
 
-    def __init__(self, children: Sequence[tuple[Randomness, int]]) -> None:
+    def __init__(self, children: Sequence[tuple[Randomness, int]], own: Randomness | None = None) -> None:
         self._children = tuple(children)
-        names = (name for stream, i in children for name in (stream.seed, i))
-        self._own = children[0][0].child("these", *names)
+        if own is None:
+            names = (name for stream, i in children for name in (stream.seed, i))
+            own = children[0][0].child("these", *names)
+        self._own = own
 
     @property
     def seed(self) -> int:

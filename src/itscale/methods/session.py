@@ -24,11 +24,11 @@ from itscale.budget import Ledger, OutOfBudget
 from itscale.errors import AllFailedError, ModelError, OptionError, ScorerError
 from itscale.events import Compared, Event, Failed, Pruned, Resampled, Scored, Trace, Weighed
 from itscale.methods.ahead import Ahead
-from itscale.methods.arrivals import Arrivals, together, within
+from itscale.methods.answering import Answering, Judged
+from itscale.methods.arrivals import together, within
 from itscale.methods.gathering import Counts, Gathered, gather, in_slots
 from itscale.methods.lineage import Ending, How, Lineage, check_moved
-from itscale.methods.steering import Steering
-from itscale.models.base import Model
+from itscale.models.base import Came, Model
 from itscale.randomness import Randomness, SomeChildren
 from itscale.scorers.base import (
     ComparisonScorer,
@@ -44,13 +44,11 @@ from itscale.weights import Population
 __all__ = ["DEFAULT_GENERATIONS", "Judged", "Session"]
 
 T = TypeVar("T")
-Judged = tuple[Path, tuple[float, ...] | None]
-"""A path with what the scorer says: a score a step, or one in all; None if it was not judged."""
 DEFAULT_GENERATIONS = 16
 """N of a run whose budget does not say."""
 
 
-class Session(Steering):
+class Session(Answering):
     """The state of one run of one method on one prompt."""
 
     def __init__(
@@ -85,59 +83,6 @@ class Session(Steering):
     def generations(self) -> int:
         """N: how many paths this run may start."""
         return self.ledger.budget.generations or DEFAULT_GENERATIONS
-
-    async def sample(self, n: int) -> list[Path]:
-        """`n` whole answers, in the order of their seeds; fewer when some failed or a limit bound,
-        the empty path alone when it bound before the first.
-
-        Sample i depends on the run's seed and i alone, so runs of different n share a prefix.
-        """
-        return [path for path, _ in await self._sample(n, scored=False)]
-
-    async def sample_number(self, i: int) -> Path | None:
-        """Sample i of `sample` and no other; None when its call failed, or a limit bound before it."""
-        drawn = await self._drawn(i, scored=False)
-        return next((path for path, _ in drawn if path is not self.root), None)
-
-    async def sample_scored(self, n: int) -> list[Judged]:
-        """Like `sample`, each answer with what the scorer says, judged as soon as it is there."""
-        return await self._sample(n, scored=True)
-
-    async def sample_while(
-        self, n: int, wanted: Callable[[Sequence[Path]], Awaitable[int]], *, in_order: bool = False
-    ) -> list[Path]:
-        """Whole answers for as long as more are wanted, `n` at most, in the order of their seeds; the very
-        samples of `sample`.
-
-        `wanted` is given the answers so far, first to arrive first, and says how many more to have
-        under way. At 0 the sampling ends: what still runs is cancelled upstream, and charged for
-        what it had generated. Answers that arrive at the same time are looked at one by one, in
-        the order of their seeds.
-
-        With `in_order` an answer is looked at only after those of all earlier seeds, so that what
-        comes back depends on the seed alone and not on speed.
-        """
-        seen: list[Path] = []
-        numbers: dict[Path, int] = {}
-
-        async def drawn(i: int) -> list[Path]:
-            paths = [path for path, _ in await self._drawn(i, scored=False) if path is not self.root]
-            numbers.update(dict.fromkeys(paths, i))
-            return paths
-
-        arrived = Arrivals(drawn)
-        try:
-            while (more := await wanted(seen)) > 0:
-                arrived.start(min(n, arrived.taken + more) if not self.exhausted else 0)
-                if not arrived.waiting:
-                    break
-                seen += await arrived.next(in_order=in_order)
-        finally:
-            unwanted = await arrived.cancel()
-        self.pruned([path for paths in unwanted for path in paths])
-        self.survivors(seen)
-        seen.sort(key=numbers.__getitem__)
-        return seen or ([self.root] if self.exhausted else [])
 
     @property
     def failure(self) -> Exception | None:
@@ -257,22 +202,6 @@ class Session(Steering):
             return [(path, None)]
         return list(zip(children, await together(map(self._judge, children)), strict=True))
 
-    async def _drawn(self, i: int, *, scored: bool) -> list[Judged]:
-        """Whole answer `i`, judged if that is wanted; no or the empty path where there is none."""
-        children = await self._propose(self.root, 1, How(until="end"), self.rng.child("sample", i))
-        return [
-            (child, await self._judge(child) if scored and child is not self.root else None)
-            for child in children
-        ]
-
-    async def _sample(self, n: int, *, scored: bool) -> list[Judged]:
-        groups = await together(self._drawn(i, scored=scored) for i in range(n))
-        pairs = [pair for group in groups for pair in group if pair[0] is not self.root]
-        self.survivors([path for path, _ in pairs])
-        if not pairs and self.exhausted:
-            return [(self.root, None)]  # the best so far: a limit bound before the first answer
-        return pairs
-
     def weighed(self, population: Population[Path]) -> None:
         """Record the weights of a population that took a step."""
         ids = tuple(self.path_id(path) for path in population.items)
@@ -311,6 +240,14 @@ class Session(Steering):
         return paths
 
     async def _propose(self, path: Path, n: int, how: How, rng: Randomness) -> list[Path]:
+        children = await self._tried(path, n, how, rng)
+        for i, child in enumerate(children if children != [path] else ()):
+            self._lineage.proposed(path, child, rng.child("then", i))
+        return children
+
+    async def _tried(
+        self, path: Path, n: int, how: How, rng: Randomness, came: Came | None = None
+    ) -> list[Path]:
         if self.exhausted or path.ended or self._room(path, how) < 1:
             return [path]
         try:
@@ -319,7 +256,7 @@ class Session(Steering):
                 children = await self._ahead.claim(key)
             if len(children) < n:
                 rest = SomeChildren(rng, range(len(children), n)) if children else rng
-                children = children + await self._asked(path, n - len(children), how, rest)
+                children = children + await self._asked(path, n - len(children), how, rest, came=came)
         except OutOfBudget as limit:
             self.exhausted = self.exhausted or limit.reason
             return [path]
@@ -328,15 +265,20 @@ class Session(Steering):
             self._last_failure = error
             self._emit(Failed(self.path_id(path), str(error)))
             return []
-        for i, child in enumerate(children):
-            self._lineage.proposed(path, child, rng.child("then", i))
         return children
 
     async def _asked(
-        self, path: Path, n: int, how: How, rng: Randomness, *, whole: bool = False
+        self,
+        path: Path,
+        n: int,
+        how: How,
+        rng: Randomness,
+        *,
+        whole: bool = False,
+        came: Came | None = None,
     ) -> list[Path]:
         """Children from the model, fewer than `n` where a limit binds, or none where the `whole`
-        reservation is wanted and not to be had."""
+        reservation is wanted and not to be had. `came` is told of each as soon as it is there."""
         ledger, wanted = self.ledger, self._room(path, how)
         ledger.check()
         if path.parent is None:
@@ -347,7 +289,10 @@ class Session(Steering):
             if whole and granted < wanted * asked:
                 return []
             sampling, until = how.sampling(self._sampling), Until(how.until, granted // n)
-            children = await within(self.ledger, self._model.extend(path, n, until, sampling, rng, ledger))
+            asked_for = path, n, until, sampling, rng, ledger
+            model = self._model
+            call = model.extend_each(*asked_for, came) if came else model.extend(*asked_for)
+            children = await within(self.ledger, call)
         finally:
             await ledger.return_tokens(granted)
         check_moved(self._model.name, path, children)

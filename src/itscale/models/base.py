@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 from itscale.budget import Ledger, Price
@@ -11,7 +11,10 @@ from itscale.errors import OptionError, PromptError
 from itscale.randomness import Randomness
 from itscale.types import Path, Prompt, Sampling, Until
 
-__all__ = ["TOLD_OF_TOKENS", "Capability", "Model", "WrappedModel", "check_plain"]
+__all__ = ["TOLD_OF_TOKENS", "Came", "Capability", "Model", "WrappedModel", "check_plain"]
+
+Came = Callable[[int, Path], None]
+"""Told of a child of a call: its number there, and itself."""
 
 
 class Capability(StrEnum):
@@ -68,6 +71,11 @@ class Model(ABC):
         return 0
 
     @property
+    def samples_together(self) -> bool:
+        """Whether whole answers to one prompt cost less in one call of `extend_each` than in n calls."""
+        return False
+
+    @property
     def identity(self) -> str:
         """What tells this model from every other whose answers differ; recordings are kept by it.
 
@@ -99,6 +107,25 @@ class Model(ABC):
             ModelError: the call failed for good.
             PromptError: this model cannot read the prompt.
         """
+
+    async def extend_each(
+        self,
+        path: Path,
+        n: int,
+        until: Until,
+        sampling: Sampling,
+        rng: Randomness,
+        ledger: Ledger,
+        came: Came,
+    ) -> list[Path]:
+        """As `extend`; `came` is told of each child once, as soon as the backend has it whole.
+
+        What was told stands, also if the call is cancelled or fails after it.
+        """
+        children = await self.extend(path, n, until, sampling, rng, ledger)
+        for i, child in enumerate(children):
+            came(i, child)
+        return children
 
     async def logprobs_of(
         self, path: Path, token_ids: Sequence[int], sampling: Sampling, ledger: Ledger

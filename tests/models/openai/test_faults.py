@@ -124,7 +124,7 @@ def test_a_failed_call_costs_one_candidate():
     """Of four samples one fails for good: three vote, and the account names the failure."""
 
     async def run() -> None:
-        server = Server()
+        server = Server(n="ignores")
         model = await connected(server)
         server.faults = [fault(400, "no")]
         result = await Majority(max_tokens=20).run(ROOT.prompt, model, None, Budget(generations=4))
@@ -222,7 +222,7 @@ def test_a_run_that_is_out_of_time_aborts_its_requests():
     """The deadline of a run ends calls that would hang for ever, and leaves none behind."""
 
     async def run() -> None:
-        server = Server()
+        server = Server(n="ignores")
         model = await connected(server)
         server.faults = [hang, hang]
         result = await Majority(max_tokens=20).run(

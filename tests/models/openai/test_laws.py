@@ -39,6 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "chat, n rejected": {"tokens": False, "n": "rejects"},
     "chat, n copied": {"tokens": False, "n": "copies"},
     "chat, no logprobs": {"tokens": False, "logprobs": False},
+    "chat, no logprobs, n copied": {"tokens": False, "logprobs": False, "n": "copies"},
     "chat, prefix": {"tokens": False, "prefill": "prefix"},
     "chat, not streamed": {"tokens": False, "streams": None},
     "chat, counted at the end": {"tokens": False, "streams": "closing"},
@@ -87,7 +88,10 @@ def test_capabilities_are_what_the_server_can_do(kind: str):
     assert (Capability.SEEDS in model.capabilities) is (server.seeds and not strict)
     assert (Capability.LOGPROBS in model.capabilities) is (server.logprobs and not strict)
     assert model.facts.streams == (None if server.streams == "uncounted" else server.streams)
-    assert model.facts.n is (server.n in ("honours", "copies") and server.logprobs and not strict)
+    # Where tokens are not told, copies would never be noticed later, so the probe looks.
+    told = server.logprobs and not strict
+    assert model.facts.n is (server.n == "honours" or (server.n == "copies" and told))
+    assert model.facts.each is told or not model.facts.n
 
 
 @pytest.mark.parametrize("kind", ["token", "chat", "chat, no logprobs"])

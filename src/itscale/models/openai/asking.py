@@ -6,22 +6,55 @@ up or broke off, what had come of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import asyncio
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from itscale.budget import Ledger
 from itscale.errors import ModelError
+from itscale.models.base import Came
 from itscale.models.openai.client import Call
 from itscale.models.openai.dialects import Dialect, Request
-from itscale.models.openai.stream import Delta
+from itscale.models.openai.failures import Unanswered
+from itscale.models.openai.stream import Assembly, Delta
 from itscale.models.openai.wire import Choice, Counts, Malformed, Reply, counts_in
 from itscale.types import Path, Sampling
 
-__all__ = ["Asking", "Heard"]
+__all__ = ["Asking", "Early", "Heard"]
 
 Heard = Callable[[Delta], None]
 """Told of every piece of a streamed answer."""
+
+
+@dataclass(slots=True)
+class Early:
+    """The children of one request that are told of before it ends.
+
+    A text is told when it is whole, if its own tokens are known by then and no other says the same:
+    whether equal ones are samples at all is seen at the end. Of a request that was given up or broke
+    off, every text that is whole is told.
+    """
+
+    came: Came
+    n: int
+    """How many are wanted; what a server says beyond them is not told."""
+    told: dict[int, Path] = field(default_factory=dict)
+    numbers: Sequence[int] = ()
+    """Of the texts of the whole answer, in order."""
+
+    def tell(self, number: int, child: Path) -> None:
+        """Tell of a child, once."""
+        if number < self.n and number not in self.told:
+            self.told[number] = child
+            self.came(number, child)
+
+    def is_new(self, child: Path) -> bool:
+        """Whether no child told of says the same."""
+        said = child.text, child.token_ids
+        return all((other.text, other.token_ids) != said for other in self.told.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +68,34 @@ class Asking:
     ledger: Ledger
     heard: Heard | None = None
 
-    async def ask(self, extra: Mapping[str, Any]) -> tuple[tuple[Choice, ...], list[Path]]:
+    async def ask(
+        self, extra: Mapping[str, Any], early: Early | None = None
+    ) -> tuple[tuple[Choice, ...], list[Path]]:
         """One request, with these fields beside the common ones: its choices, and a child for each.
+
+        A request of which something was told `early` is not made again.
 
         Raises:
             Refused: the server said no.
             ModelError: no usable answer after all attempts, or one against the protocol.
         """
         call = Call(self.heard, assembly=self.dialect.assembly)
-        call.again = lambda: self._settled(call)
+        call.again = lambda: not (early and early.told) and self._settled(call)
+        if early is not None:
+            call.heard = lambda delta: self._tell_whole(call.came, delta, early)
         body: dict[str, Any] = {}
         reply: Reply | None = None
         try:
             body = await self.dialect.endpoint.post(self.request.url, {**self.request.body, **extra}, call)
             reply = self.dialect.read(body, self.sampling)
-            children = [self._child(choice, reply) for choice in reply.choices]
+            counts = self._counts(reply)
+            children = [self._child(*counted) for counted in zip(reply.choices, counts, strict=True)]
+            if early is not None:
+                early.numbers = call.came.numbers or range(len(children))
+        except (Unanswered, asyncio.CancelledError):
+            if early is not None:
+                self._tell_rest(call.came, early)
+            raise
         except Malformed as error:
             address = self.dialect.endpoint.address
             raise ModelError(
@@ -67,15 +113,37 @@ class Asking:
             return self
         return replace(self, heard=lambda delta: heard(replace(delta, index=index)))
 
-    def _child(self, choice: Choice, reply: Reply) -> Path:
-        count = shown = self.dialect.count(choice)
-        if reply.counts and len(reply.choices) == 1:
-            # What is not shown (a hidden thought) was generated for this one too.
-            count = max(shown or 0, reply.counts.generated)
+    def _tell_whole(self, came: Assembly, delta: Delta, early: Early) -> None:
+        if not delta.last:
+            return
+        [choice] = self.dialect.read(came.alone(delta.index), self.sampling).choices
+        count = self.dialect.count(choice)
+        if count is not None and early.is_new(child := self._child(choice, count)):
+            early.tell(delta.index, child)
+
+    def _tell_rest(self, came: Assembly, early: Early) -> None:
+        for number, generated in sorted(came.whole.items()):
+            with suppress(Malformed):  # it is given up anyway
+                [choice] = self.dialect.read(came.alone(number), self.sampling).choices
+                early.tell(number, self._child(choice, self.dialect.count(choice) or generated))
+
+    def _child(self, choice: Choice, count: int | None) -> Path:
         path = self.path
         for step in self.dialect.steps(choice, self.request, self.sampling, count):
             path = path.child(step)
         return path
+
+    def _counts(self, reply: Reply) -> Sequence[int | None]:
+        """Tokens of each choice: as shown, or the server's count, which several share by length."""
+        shown = [self.dialect.count(choice) for choice in reply.choices]
+        if reply.counts is None:
+            return shown
+        if len(shown) == 1:  # what is not shown (a hidden thought) was generated for this one too
+            return [max(shown[0] or 0, reply.counts.generated)]
+        if any(count is not None for count in shown):
+            return shown
+        said = [len(c.text) + len(c.reasoning or "") + len(str(c.tool_calls)) for c in reply.choices]
+        return _shares(reply.counts.generated, said, self.request.until.max_tokens)
 
     def _settled(self, call: Call) -> bool:
         """Charge what a broken attempt brought, if another may be made.
@@ -105,3 +173,13 @@ class Asking:
             cached=counts.cached if counts else 0,
             generated=max(shown, counts.generated if counts else 0),
         )
+
+
+def _shares(total: int, lengths: Sequence[int], most: int) -> list[int]:
+    """`total` in parts like `lengths` (each above 0), none of them over `most` if there is a way."""
+    shares, left, ahead = [0] * len(lengths), total, sum(lengths)
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):  # what the long ones cannot have goes on
+        own = math.ceil(left * lengths[i] / ahead)
+        shares[i] = min(own, most) if ahead > lengths[i] else left
+        left, ahead = left - shares[i], ahead - lengths[i]
+    return shares

@@ -48,6 +48,8 @@ class Facts:
     dialect: Literal["token", "llama", "chat"]
     n: bool
     """n texts in one request; fan-out if not."""
+    each: bool = True
+    """Whether the tokens of each of n texts are told; only whole answers are asked for together if not."""
     seeds: bool
     """The same seed gives the same text."""
     takes_seed: bool

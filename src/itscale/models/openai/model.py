@@ -22,9 +22,9 @@ from dataclasses import replace
 
 from itscale.budget import Ledger, Price
 from itscale.errors import ModelError, OptionError
-from itscale.models.base import Capability, Model
+from itscale.models.base import Came, Capability, Model
 from itscale.models.openai.address import Address, find_key
-from itscale.models.openai.asking import Asking, Heard
+from itscale.models.openai.asking import Asking, Early, Heard
 from itscale.models.openai.client import Endpoint
 from itscale.models.openai.dialects import ChatDialect, Dialect, Facts, TokenDialect
 from itscale.models.openai.failures import Refused, Unanswered
@@ -40,6 +40,7 @@ __all__ = ["OpenAIModel"]
 _LOG = logging.getLogger(__name__)
 _DIALECTS: dict[str, type[Dialect]] = {"token": TokenDialect, "llama": LlamaDialect, "chat": ChatDialect}
 _SEEDS = 2**31
+_NOTHING = Step((), "", End.LENGTH, 0.0, token_logprobs=(), token_entropies=(), token_certainties=())
 _IMPROBABLE = math.log(1e-6)
 
 
@@ -89,7 +90,12 @@ class OpenAIModel(Model):
 
     @property
     def prefers_n(self) -> bool:
-        return self.facts.n
+        return self.facts.n and self.facts.each
+
+    @property
+    def samples_together(self) -> bool:
+        # In one piece an answer of several texts would be lost to a deadline with all that are whole.
+        return self.facts.n and self.facts.streams is not None
 
     @property
     def top_logprobs(self) -> int:
@@ -126,6 +132,30 @@ class OpenAIModel(Model):
         `heard` is told what is said as it arrives, where the server streams; a delta's index is that of
         its child. What was heard cannot be taken back, so such a request is not made again once it broke.
         """
+        asking = await self._asking(path, until, sampling, ledger, heard)
+        if asking is None:
+            return [path.child(_NOTHING) for _ in range(n)]
+        return await _children(asking, n, rng, None)
+
+    async def extend_each(
+        self,
+        path: Path,
+        n: int,
+        until: Until,
+        sampling: Sampling,
+        rng: Randomness,
+        ledger: Ledger,
+        came: Came,
+    ) -> list[Path]:
+        asking = await self._asking(path, until, sampling, ledger, None)
+        if asking is None:
+            return await super().extend_each(path, n, until, sampling, rng, ledger, came)
+        return await _children(asking, n, rng, came)
+
+    async def _asking(
+        self, path: Path, until: Until, sampling: Sampling, ledger: Ledger, heard: Heard | None
+    ) -> Asking | None:
+        """What all requests for children of a path share; None if the context is full."""
         if sampling.top_logprobs and not sampling.plain:
             raise OptionError(
                 f"{self.name} tells the statistics of tokens at temperature 1 without top-p and top-k; "
@@ -134,33 +164,11 @@ class OpenAIModel(Model):
         dialect = await self._dialect_for(path.prompt)
         request = await dialect.request(path, until, sampling)
         if request is None:
-            nothing = Step(
-                (), "", End.LENGTH, 0.0, token_logprobs=(), token_entropies=(), token_certainties=()
-            )
-            return [path.child(nothing) for _ in range(n)]
+            return None
         if dialect.facts.slots:
             # What waits there waits on a thread that every token wakes up; here it costs nothing.
             self.endpoint.concurrency.cap(2 * dialect.facts.slots)
-        asking = Asking(dialect, path, request, sampling, ledger, heard)
-        came: list[Path] = []
-        refused = False
-        # Greedy children are asked for one by one: servers refuse n at temperature 0.
-        if n > 1 and dialect.facts.n and sampling.temperature > 0:
-            try:
-                came = await _together(asking, n, rng)
-            except Refused as error:
-                if error.status not in (400, 422, 501):
-                    raise
-                refused = True
-            except Unanswered as error:
-                if heard is not None or error.status == 504:
-                    raise  # what was heard cannot be taken back, and n more such waits nobody wants
-                # Each alone then, so that a failure is one child's.
-        if len(came) < n:
-            came += await _apart(asking, range(len(came), n), rng)
-        if refused:
-            _distrust_n(dialect, "refuses n in a request")
-        return came
+        return Asking(dialect, path, request, sampling, ledger, heard)
 
     async def logprobs_of(
         self, path: Path, token_ids: Sequence[int], sampling: Sampling, ledger: Ledger
@@ -211,40 +219,75 @@ class OpenAIModel(Model):
         return self._chat
 
 
-async def _together(asking: Asking, n: int, rng: Randomness) -> list[Path]:
+async def _children(asking: Asking, n: int, rng: Randomness, came: Came | None) -> list[Path]:
+    """Up to n children in the order of their numbers, each told to `came` as soon as it is whole."""
+    dialect, refused = asking.dialect, False
+    early = Early(came or _nobody, n)
+    if n > 1 and _is_one_request(asking, streamed=came is not None):
+        try:
+            await _together(asking, n, rng, early, at_once=came is not None)
+        except Refused as error:
+            if error.status not in (400, 422, 501):
+                raise
+            refused = True
+        except Unanswered as error:
+            if asking.heard is not None or error.status == 504:
+                raise  # what was heard cannot be taken back, and n more such waits nobody wants
+            # Each alone then, so that a failure is one child's.
+    if missing := [i for i in range(n) if i not in early.told]:
+        await _apart(asking, missing, rng, early)
+    if refused:
+        _distrust_n(dialect, "refuses n in a request")
+    return [early.told[i] for i in sorted(early.told)]
+
+
+def _is_one_request(asking: Asking, *, streamed: bool) -> bool:
+    """Whether several children are asked for in one request, which has to come in pieces if `streamed`."""
+    facts = asking.dialect.facts
+    if streamed and facts.streams is None:
+        return False
+    # Greedy children are asked for one by one: servers refuse n at temperature 0.
+    return facts.n and asking.sampling.temperature > 0 and (facts.each or asking.request.until.what == "end")
+
+
+def _nobody(_number: int, _child: Path) -> None:
+    """Wants to know of no child."""
+
+
+async def _together(asking: Asking, n: int, rng: Randomness, early: Early, *, at_once: bool) -> None:
     """Children out of one request: n, or fewer where the server did not do as it was told."""
     dialect = asking.dialect
-    choices, children = await asking.ask({"n": n} | _seed(dialect, rng))
+    choices, children = await asking.ask({"n": n} | _seed(dialect, rng), early if at_once else None)
     if len(choices) < n:
         _distrust_n(dialect, f"gave {len(choices)} of {n} texts in one request")
     elif _copies(choices, asking.sampling):
         _distrust_n(dialect, f"gave {n} equal samples in one request")
-        return children[:1]
-    return children[:n]
+        del children[1:]
+    for number, child in zip(early.numbers or range(n), children, strict=False):
+        early.tell(number, child)
 
 
-async def _apart(asking: Asking, which: range, rng: Randomness) -> list[Path]:
+async def _apart(asking: Asking, which: Sequence[int], rng: Randomness, early: Early) -> None:
     """The numbered children, each from a request of its own; those that failed are missing."""
-    if len(which) == 1:  # nobody to wait for beside it
-        [i] = which
-        return [(await asking.for_child(i).ask(_seed(asking.dialect, rng.child(i))))[1][0]]
-    answers = await asyncio.gather(
-        *(asking.for_child(i).ask(_seed(asking.dialect, rng.child(i))) for i in which),
-        return_exceptions=True,
-    )
-    children, failures = [], []
+
+    async def one(i: int) -> None:
+        _, [child, *_] = await asking.for_child(i).ask(_seed(asking.dialect, rng.child(i)))
+        early.tell(i, child)
+
+    if len(which) == 1 and not early.told:  # nobody to wait for beside it
+        await one(which[0])
+        return
+    answers = await asyncio.gather(*map(one, which), return_exceptions=True)
+    failures = []
     for answer in answers:
         if isinstance(answer, ModelError):
             failures.append(answer)
         elif isinstance(answer, BaseException):
             raise answer
-        else:
-            children.append(answer[1][0])
-    if failures and not children:
+    if failures and not early.told:
         asking.ledger.failed_calls += len(failures) - 1  # whoever called counts the one it sees
         raise failures[0]
     asking.ledger.failed_calls += len(failures)
-    return children
 
 
 def _seed(dialect: Dialect, rng: Randomness) -> dict[str, int]:

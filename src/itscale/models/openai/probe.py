@@ -19,7 +19,7 @@ from itscale.models.openai.failures import Refused
 from itscale.models.openai.given import way_to_tell
 from itscale.models.openai.llama import LlamaAssembly, completion_body, prompt_ids, read_native
 from itscale.models.openai.stream import stream_fields
-from itscale.models.openai.trials import comes_in_pieces, seeds_decide, way_of_telling
+from itscale.models.openai.trials import comes_in_pieces, samples_differ, seeds_decide, way_of_telling
 from itscale.models.openai.wire import Choice, Malformed, Reply, read_chat, read_completion
 from itscale.types import Prompt, Sampling
 
@@ -330,11 +330,15 @@ async def chat_facts(endpoint: Endpoint, model: str, context: int | None) -> Fac
             f"{endpoint.address.url} does not say how many tokens it generates, so no budget can be kept; "
             "switch usage on in the server"
         )
+
+    async def hot() -> Reply:
+        return await chat.ask({**_SAMPLED, "temperature": 2.0}, n=4)
+
     facts = Facts(
         model=model,
         dialect="chat",
-        # Without the tokens of each text, n texts in one answer could not be paid for one by one.
-        n=counted and len(samples.choices) == 2,
+        n=len(samples.choices) == 2 and (counted or await samples_differ(samples, hot)),
+        each=counted,
         seeds=seeds,
         takes_seed="seed" in chat.features,
         logprobs=first.logprobs is not None,

@@ -29,6 +29,8 @@ class Delta:
     reasoning: str = ""
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     """Pieces of calls, as the server sends them."""
+    last: bool = False
+    """Whether its text is whole with it."""
 
 
 def stream_fields(style: Streams) -> dict[str, Any]:
@@ -124,19 +126,27 @@ class Assembly:
                 self._parts[deltas[0].index].counted = counts.generated
         return deltas
 
+    @property
+    def numbers(self) -> list[int]:
+        """Of the texts so far, in order."""
+        return sorted(self._parts)
+
+    @property
+    def whole(self) -> dict[int, int]:
+        """The texts that have ended: their numbers, and how many tokens of each have come."""
+        return {i: part.generated for i, part in self._parts.items() if part.finish is not None}
+
     def body(self) -> dict[str, Any]:
         """The answer as it would have come in one piece."""
-        whole = _message if self._chat else _completion
-        choices = [
-            {
-                "index": index,
-                "finish_reason": part.finish,
-                "stop_reason": part.stopped_on,
-                **whole(part),
-            }
-            for index, part in sorted(self._parts.items())
-        ]
-        return {"choices": choices, "usage": self._usage}
+        return {"choices": [self._choice(index) for index in self.numbers], "usage": self._usage}
+
+    def alone(self, index: int) -> dict[str, Any]:
+        """One of the texts so far, as an answer of its own without counts."""
+        return {"choices": [self._choice(index)]}
+
+    def _choice(self, index: int) -> dict[str, Any]:
+        part, whole = self._parts[index], _message if self._chat else _completion
+        return {"index": index, "finish_reason": part.finish, "stop_reason": part.stopped_on, **whole(part)}
 
     def _take(self, choice: dict[str, Any]) -> Delta:
         index = choice.get("index", 0)
@@ -146,19 +156,20 @@ class Assembly:
         if part is None:
             part = self._parts[index] = _Part()
         delta = choice.get("delta")
+        last = choice.get("finish_reason") is not None
         if isinstance(delta, dict):
             self._chat = True
-            said = _chat_piece(part, index, delta, choice.get("logprobs"))
+            said = _chat_piece(part, index, delta, choice.get("logprobs"), last)
         else:
-            said = _text_piece(part, index, choice)
-        if choice.get("finish_reason") is not None:
+            said = _text_piece(part, index, choice, last)
+        if last:
             part.finish = choice["finish_reason"]
             part.stopped_on = choice.get("stop_reason", choice.get("matched_stop"))
         part.pieces += bool(said.text or said.reasoning or said.tool_calls)
         return said
 
 
-def _text_piece(part: _Part, index: int, choice: dict[str, Any]) -> Delta:
+def _text_piece(part: _Part, index: int, choice: dict[str, Any], last: bool) -> Delta:
     text = choice.get("text")
     if not isinstance(text, str):
         raise Malformed("a piece of a stream without text")
@@ -169,10 +180,10 @@ def _text_piece(part: _Part, index: int, choice: dict[str, Any]) -> Delta:
         _extend(part.tokens, tokens.get("tokens"))
         _extend(part.logprobs, tokens.get("token_logprobs"))
         _extend(part.likeliest, tokens.get("top_logprobs"))
-    return Delta(index, text)
+    return Delta(index, text, last=last)
 
 
-def _chat_piece(part: _Part, index: int, delta: dict[str, Any], logprobs: Any) -> Delta:
+def _chat_piece(part: _Part, index: int, delta: dict[str, Any], logprobs: Any, last: bool) -> Delta:
     text = delta.get("content") or ""
     thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
     calls = delta.get("tool_calls") or ()
@@ -184,7 +195,7 @@ def _chat_piece(part: _Part, index: int, delta: dict[str, Any], logprobs: Any) -
         _join_call(part.calls, call)
     if isinstance(logprobs, dict):
         _extend(part.tokens, logprobs.get("content"))
-    return Delta(index, text, thought, tuple(calls))
+    return Delta(index, text, thought, tuple(calls), last)
 
 
 def _join_call(calls: dict[int, dict[str, Any]], piece: Any) -> None:

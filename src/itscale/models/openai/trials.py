@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from itscale.errors import ModelError
 from itscale.models.openai.address import ALL
 from itscale.models.openai.client import Call
+from itscale.models.openai.failures import Refused
 from itscale.models.openai.stream import STREAMS, Assembly, Streams
 from itscale.models.openai.wire import Choice, Malformed, Reply
 
-__all__ = ["comes_in_pieces", "seeds_decide", "way_of_telling"]
+__all__ = ["comes_in_pieces", "samples_differ", "seeds_decide", "way_of_telling"]
 
 _BEYOND_CHANCE = math.log(1e-4)
 _UNKNOWN = math.log(0.02)
@@ -43,6 +44,17 @@ async def comes_in_pieces(
         if whole and reply.counts is not None and call.came.generated:
             return "counting" if call.came.counting else "closing"
     return None
+
+
+async def samples_differ(samples: Reply, hot: Callable[[], Awaitable[Reply]]) -> bool:
+    """Whether several texts in one answer are several samples, where later nothing would tell copies from
+    samples that agree: if need be, `hot` ones, which would not."""
+    if len({choice.text for choice in samples.choices}) == 1:
+        try:
+            samples = await hot()
+        except (Refused, Malformed):
+            return False
+    return len({choice.text for choice in samples.choices}) > 1
 
 
 async def seeds_decide(ask: Callable[[int], Awaitable[Reply]], pair: tuple[Choice, Choice]) -> bool:
