@@ -66,6 +66,14 @@ def test_derived_seeds_never_change():
     assert draws(Seeded(7), 5) == [38, 1, 90, 58, 45]
 
 
+def test_a_stream_named_long_after_its_parents_is_the_same():
+    """A seed is derived when it is wanted, however many names deep, and whoever asked before."""
+    stream, seed = Seeded(3), 3
+    for i in range(5000):
+        stream, seed = stream.child("step", i), derive(seed, "step", i)
+    assert stream.seed == seed
+
+
 def test_uniforms_are_splitmix64():
     """The published first outputs for seed 1234567, cut to 53 bits."""
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423]

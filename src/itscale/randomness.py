@@ -61,19 +61,32 @@ class Randomness(ABC):
 
 
 class Seeded(Randomness):
-    """The stream of real runs."""
+    """The stream of real runs. A seed is derived when it is wanted: most streams are only named."""
+
+    __slots__ = ("_drawn", "_labels", "_parent", "_seed")
 
     def __init__(self, seed: int) -> None:
-        self._seed = seed
+        self._seed: int | None = seed
         self._drawn = 0
+        self._parent: Seeded | None = None
+        self._labels: tuple[str | int, ...] = ()
 
     @property
     def seed(self) -> int:
+        if self._seed is None:
+            unnamed, above = list[Seeded](), self
+            while above._seed is None and above._parent is not None:
+                unnamed.append(above)
+                above = above._parent
+            for stream in reversed(unnamed):
+                stream._seed = derive(above.seed, *stream._labels)
+                above, stream._parent = stream, None
+        assert self._seed is not None
         return self._seed
 
     def choose(self, probabilities: Sequence[float] | npt.NDArray[np.float64]) -> int:
         p = np.asarray(probabilities, dtype=np.float64)
-        u = uniforms(np.array([self._seed], np.uint64), np.array([self._drawn], np.uint64))[0]
+        u = uniforms(np.array([self.seed], np.uint64), np.array([self._drawn], np.uint64))[0]
         self._drawn += 1
         edges = np.cumsum(p)
         # u * total absorbs rounding in the sum; side="right" never lands on a zero-probability index.
@@ -81,7 +94,9 @@ class Seeded(Randomness):
         return min(index, int(np.flatnonzero(p)[-1]))
 
     def child(self, *labels: str | int) -> Randomness:
-        return Seeded(derive(self._seed, *labels))
+        child = Seeded(0)
+        child._seed, child._parent, child._labels = None, self, labels
+        return child
 
 
 def stream_of(seed: int | Randomness) -> Randomness:

@@ -114,7 +114,7 @@ class Asking:
         return replace(self, heard=lambda delta: heard(replace(delta, index=index)))
 
     def _tell_whole(self, came: Assembly, delta: Delta, early: Early) -> None:
-        if not delta.last:
+        if not (delta.last and self.dialect.facts.each):
             return
         [choice] = self.dialect.read(came.alone(delta.index), self.sampling).choices
         count = self.dialect.count(choice)
