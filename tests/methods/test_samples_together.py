@@ -24,7 +24,8 @@ from itscale.recording import Recording
 from itscale.scorers.fake import FakeOutcomeScorer
 from itscale.testing import enumerate_law
 from itscale.types import Prompt, StopReason
-from tests.models.openai.servers import Server, connected, fault
+from tests.models.openai.canned import fault
+from tests.models.openai.servers import Server, connected
 
 PROMPT = Prompt.user("a b c")
 END = {"$": 1.0}
