@@ -175,7 +175,7 @@ async def run_sweeps(
     """
     if concurrency < 1:
         raise OptionError(f"concurrency {concurrency} runs nothing; give at least 1")
-    for method in {method for sweep in sweeps for method in sweep.methods}:
+    for method in dict.fromkeys(method for sweep in sweeps for method in sweep.methods):
         method.check(model, scorer)
     shared = SharedSamples(model) if share else None
     judge = share_scores(scorer) if share and scorer is not None else scorer

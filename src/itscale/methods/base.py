@@ -13,7 +13,7 @@ from itscale.errors import OptionError
 from itscale.events import Chosen, Event, Stopped, Trace
 from itscale.methods.session import Session
 from itscale.methods.tree import Tree
-from itscale.models.base import TOLD_OF_TOKENS, Capability, Model
+from itscale.models.base import TOLD_OF_TOKENS, Capability, Model, in_words
 from itscale.randomness import Randomness, stream_of
 from itscale.scorers.answers import AUTO, AnswerKind, answer_of_calls
 from itscale.scorers.base import ComparisonScorer, OutcomeScorer, ProcessScorer, Scorer
@@ -253,14 +253,13 @@ class Method(ABC):
             if not missing & self.needs:  # an option of this run asks for it
                 fix = f"use an in-process model (hf:PATH), or options of {self.name} that do without"
             raise OptionError(
-                f"{self.name} needs {', '.join(sorted(missing))}, which model {model.name!r} does not offer; "
-                f"{fix}"
+                f"{self.name} needs {in_words(missing)}, which model {model.name!r} does not offer; {fix}"
             )
         self._check_told(model)
         if self.scorer_kind == "process" and not isinstance(scorer, ProcessScorer):
             raise OptionError(
                 f"{self.name} needs a process scorer (a score for every step); "
-                "pass one, or use best-of-n with an outcome scorer, or majority with none"
+                "pass one (--scorer), or use best-of-n with an outcome scorer, or majority with none"
             )
         if self.scorer_kind == "any" and not isinstance(scorer, ProcessScorer | OutcomeScorer):
             if isinstance(scorer, ComparisonScorer):
@@ -268,7 +267,9 @@ class Method(ABC):
                     f"{self.name} needs a scorer that judges one answer at a time, and {scorer.name!r} "
                     "compares answers; use knockout, round-robin or listwise with it"
                 )
-            raise OptionError(f"{self.name} needs a scorer; pass one, or use majority, which votes")
+            raise OptionError(
+                f"{self.name} needs a scorer; pass one (--scorer), or use majority, which votes"
+            )
         if self.scorer_kind == "comparison" and not isinstance(scorer, ComparisonScorer):
             raise OptionError(
                 f"{self.name} needs a scorer that compares answers; pass judge:MODEL#mode=compare, "

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from itscale.errors import CalibrationError, ModelError, OptionError
 from itscale.methods.session import Session
-from itscale.models.base import Capability, Model
+from itscale.models.base import Capability, Model, in_words
 from itscale.types import Path
 
 __all__ = [
@@ -62,7 +62,7 @@ def require(model: Model, needs: frozenset[Capability], name: str) -> None:
     missing = needs - model.capabilities
     if missing:
         raise OptionError(
-            f"the probe of {name} needs {', '.join(sorted(missing))}, which model {model.name!r} does not "
+            f"the probe of {name} needs {in_words(missing)}, which model {model.name!r} does not "
             "offer; calibrate again with features this model has"
         )
 

@@ -32,7 +32,7 @@ from itscale.methods.pruned_majority import grown, promise
 from itscale.methods.session import Session
 from itscale.methods.success import SuccessPredictor
 from itscale.methods.whole import WholeAnswers
-from itscale.models.base import Capability, Model
+from itscale.models.base import Capability, Model, in_words
 from itscale.scorers.base import Scorer
 from itscale.types import Path, Prompt
 
@@ -99,7 +99,7 @@ class SelfEvaluation(WholeAnswers):
         missing = needs - model.capabilities
         if missing:
             raise OptionError(
-                f"self-evaluation needs {', '.join(sorted(missing))}, which model {model.name!r} does not "
+                f"self-evaluation needs {in_words(missing)}, which model {model.name!r} does not "
                 "offer; give calibration=FILE of a probe, or use adaptive-consistency"
             )
         if self.predictor:

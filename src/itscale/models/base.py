@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 
 from itscale.budget import Ledger, Price
@@ -11,7 +11,7 @@ from itscale.errors import OptionError, PromptError
 from itscale.randomness import Randomness
 from itscale.types import Path, Prompt, Sampling, Until
 
-__all__ = ["TOLD_OF_TOKENS", "Came", "Capability", "Model", "WrappedModel", "check_plain"]
+__all__ = ["TOLD_OF_TOKENS", "Came", "Capability", "Model", "WrappedModel", "check_plain", "in_words"]
 
 Came = Callable[[int, Path], None]
 """Told of a child of a call: its number there, and itself."""
@@ -41,6 +41,22 @@ class Capability(StrEnum):
 
 TOLD_OF_TOKENS = frozenset({Capability.TOKEN_STATISTICS, Capability.SELF_CERTAINTY})
 """What some backends tell of tokens only when asked."""
+
+_IN_WORDS = {
+    Capability.STEPS: "answers made step by step",
+    Capability.LOGPROBS: "the log-probabilities of steps",
+    Capability.SEEDS: "seeds that repeat",
+    Capability.TOKEN_STATISTICS: "the entropies of tokens",
+    Capability.SELF_CERTAINTY: "the self-certainty of tokens",
+    Capability.GIVEN: "the log-probabilities of a given continuation",
+    Capability.FORCING: "answers that go on from text put into them",
+    Capability.HIDDEN: "the model's hidden states",
+}
+
+
+def in_words(capabilities: Iterable[Capability]) -> str:
+    """For a sentence: each as `doctor` names it, and what that is."""
+    return ", ".join(f"{one.value} ({_IN_WORDS[one]})" for one in sorted(capabilities))
 
 
 class Model(ABC):
