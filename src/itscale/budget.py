@@ -41,8 +41,8 @@ class Budget:
     """Paths judged and answers compared; a judge that is asked n times for one judgement counts n."""
     seconds: float | None = None
     dollars: float | None = None
-    """Of the model: what its tokens cost. Generated ones are reserved as tokens are; what a prompt costs
-    is known when its call has ended, so those of calls in flight may go beyond."""
+    """What the model's tokens cost, and a judge's. Generated ones are reserved as tokens are; what a prompt
+    and a judgement cost is known when the call has ended, so those of calls in flight may go beyond."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -96,6 +96,10 @@ class Usage:
     scorer_calls: int = 0
     scorer_tokens: int = 0
     """Tokens the scorer computed (its cached prefixes are not counted)."""
+    judge_prompt_tokens: int = 0
+    """What a judge read, as `prompt_tokens` counts it; with the next two what its dollars are made of."""
+    judge_cached_tokens: int = 0
+    judge_generated_tokens: int = 0
     replayed_tokens: int = 0
     """The part of `generated_tokens` that came from a recording."""
     replayed_calls: int = 0
@@ -126,6 +130,9 @@ _CHARGED = (
     "failed_calls",
     "retries",
     "scorer_tokens",
+    "judge_prompt_tokens",
+    "judge_cached_tokens",
+    "judge_generated_tokens",
     "replayed_tokens",
     "replayed_calls",
     "replayed_scorer_calls",
@@ -136,13 +143,14 @@ _CHARGED = (
 class Ledger:
     """The account of one run. All counting and all refusing happens here."""
 
-    def __init__(self, budget: Budget, price: Price | None = None) -> None:
+    def __init__(self, budget: Budget, price: Price | None = None, judge_price: Price | None = None) -> None:
         if budget.dollars is not None and price is None:
             raise OptionError(
                 "budget dollars needs a model with a price; set the model's price or drop dollars"
             )
         self.budget = budget
         self.price = price or Price()
+        self.judge_price = judge_price or Price()
         self.started = time.monotonic()
         self.prompt_tokens = 0
         self.cached_tokens = 0
@@ -152,6 +160,9 @@ class Ledger:
         self.retries = 0
         self.scorer_calls = 0
         self.scorer_tokens = 0
+        self.judge_prompt_tokens = 0
+        self.judge_cached_tokens = 0
+        self.judge_generated_tokens = 0
         self.replayed_tokens = 0
         self.replayed_calls = 0
         self.replayed_scorer_calls = 0
@@ -167,9 +178,13 @@ class Ledger:
 
     @property
     def dollars(self) -> float:
-        """What the tokens so far cost."""
+        """What the tokens so far cost, a judge's at its own price."""
         return self.price.dollars(
             prompt=self.prompt_tokens, cached=self.cached_tokens, generated=self.generated_tokens
+        ) + self.judge_price.dollars(
+            prompt=self.judge_prompt_tokens,
+            cached=self.judge_cached_tokens,
+            generated=self.judge_generated_tokens,
         )
 
     def charge_model(self, *, prompt: int, cached: int, generated: int) -> None:
@@ -182,6 +197,13 @@ class Ledger:
     def charge_scorer(self, *, tokens: int) -> None:
         """A scorer computed `tokens` tokens."""
         self.scorer_tokens += tokens
+
+    def charge_judge(self, *, prompt: int, cached: int, generated: int) -> None:
+        """A judge read and wrote so much: scorer tokens, priced as a model's are."""
+        self.charge_scorer(tokens=prompt - cached + generated)
+        self.judge_prompt_tokens += prompt
+        self.judge_cached_tokens += cached
+        self.judge_generated_tokens += generated
 
     def charges(self) -> Charges:
         """Everything models and scorers have charged so far, for another ledger to take over."""
@@ -309,6 +331,9 @@ class Ledger:
             retries=self.retries,
             scorer_calls=self.scorer_calls,
             scorer_tokens=self.scorer_tokens,
+            judge_prompt_tokens=self.judge_prompt_tokens,
+            judge_cached_tokens=self.judge_cached_tokens,
+            judge_generated_tokens=self.judge_generated_tokens,
             replayed_tokens=self.replayed_tokens,
             replayed_calls=self.replayed_calls,
             replayed_scorer_calls=self.replayed_scorer_calls,

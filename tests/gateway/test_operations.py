@@ -124,6 +124,10 @@ def test_a_broken_configuration_is_refused_with_the_closest_known_name(tmp_path:
         (good + "[limits]\nseconds = -1\n", "limits.seconds"),
         ("x = [", "no TOML"),
         ("", "models"),
+        (
+            good + '[scorers.s]\nspec = "embedded"\nprompt_usd = 1\n',
+            "only a judge's tokens cost; leave it out",
+        ),
         (good + '[keys.a]\nhash = "secret"\n', "keys.a.hash"),
     ):
         file.write_text(text)

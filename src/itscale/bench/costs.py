@@ -27,6 +27,7 @@ import numpy as np
 from itscale.bench.rows import Row
 from itscale.budget import Price, Usage
 from itscale.errors import OptionError, did_you_mean
+from itscale.scorers.judge import judging_model
 
 __all__ = [
     "ACCELERATORS",
@@ -226,18 +227,29 @@ class Prices:
 
 
 def priced(rows: Sequence[Row], prices: Prices) -> list[Row]:
-    """The rows with the dollars that their models' prices make of their tokens; others as they are."""
+    """The rows with the dollars that their models' prices make of their tokens; others as they are.
+
+    A judge's tokens cost what the file says of its model; nothing where it says nothing.
+    """
     return [
-        replace(row, usage=_priced(row.usage, prices.models[row.model]))
+        replace(row, usage=_priced(row.usage, prices.models[row.model], _judge_price(row, prices)))
         if row.model in prices.models
         else row
         for row in rows
     ]
 
 
-def _priced(usage: Usage, price: Price) -> Usage:
+def _judge_price(row: Row, prices: Prices) -> Price:
+    return prices.models.get(judging_model(row.scorer) or "", Price())
+
+
+def _priced(usage: Usage, price: Price, judge: Price) -> Usage:
     paid = price.dollars(
         prompt=usage.prompt_tokens, cached=usage.cached_tokens, generated=usage.generated_tokens
+    ) + judge.dollars(
+        prompt=usage.judge_prompt_tokens,
+        cached=usage.judge_cached_tokens,
+        generated=usage.judge_generated_tokens,
     )
     return replace(usage, dollars=paid)
 

@@ -83,20 +83,9 @@ class Limits(Strict):
     """Whether a request may choose its own method (by model name, body or headers); presets otherwise."""
 
 
-class ModelEntry(Strict):
-    """A model, and what is known of it."""
+class Priced(Strict):
+    """Something whose tokens may have a price."""
 
-    spec: str
-    """As on the command line: `embedded`, `hf:PATH`, `openai:MODEL@URL#key_file=PATH`."""
-    scorer: str | None = None
-    """The scorer its methods use unless told otherwise."""
-    concurrency: Positive = 128
-    """Requests to the gateway that use it at once."""
-    queue: Annotated[int, Field(ge=0)] = 512
-    calls: Positive = 256
-    """Calls to its server at once."""
-    plain: bool = True
-    """Whether it can be asked for by its plain name."""
     prompt_usd: Usd | None = None
     """Dollars a million tokens."""
     cached_usd: Usd | None = None
@@ -112,8 +101,24 @@ class ModelEntry(Strict):
         return Price(prompt_usd=prompt, cached_usd=cached, generated_usd=self.generated_usd or 0.0)
 
 
-class ScorerEntry(Strict):
-    """A scorer."""
+class ModelEntry(Priced):
+    """A model, and what is known of it."""
+
+    spec: str
+    """As on the command line: `embedded`, `hf:PATH`, `openai:MODEL@URL#key_file=PATH`."""
+    scorer: str | None = None
+    """The scorer its methods use unless told otherwise."""
+    concurrency: Positive = 128
+    """Requests to the gateway that use it at once."""
+    queue: Annotated[int, Field(ge=0)] = 512
+    calls: Positive = 256
+    """Calls to its server at once."""
+    plain: bool = True
+    """Whether it can be asked for by its plain name."""
+
+
+class ScorerEntry(Priced):
+    """A scorer; a judge's tokens may have a price."""
 
     spec: str
 
@@ -162,6 +167,9 @@ class Config(Strict):
         """
         for name, model in self.models.items():
             _known(f"scorer of models.{name}", model.scorer, self.scorers)
+        for name, scorer in self.scorers.items():
+            if scorer.price is not None and not scorer.spec.startswith("judge:"):
+                raise OptionError(f"scorers.{name} has a price, and only a judge's tokens cost; leave it out")
         for name, preset in self.presets.items():
             _known(f"model of presets.{name}", preset.model, self.models)
             _known(f"scorer of presets.{name}", preset.scorer, self.scorers)

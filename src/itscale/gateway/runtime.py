@@ -219,6 +219,7 @@ class Runtime:
                 loaded = await _loaded(load_scorer, self.config.scorers[name].spec)
                 if loaded is None:
                     return None
+                loaded.price = self.config.scorers[name].price or loaded.price
                 self._scorers[name] = loaded
         return self._scorers[name]
 

@@ -185,7 +185,7 @@ class Method(ABC):
         self.check(model, scorer)
         rng = stream_of(seed)
         prompt = Prompt.user(prompt) if isinstance(prompt, str) else prompt
-        ledger = Ledger(budget or Budget(), model.price)
+        ledger = Ledger(budget or Budget(), model.price, scorer.price if scorer else None)
         trace = Trace(*observers)
         session = self.session(prompt, model, scorer, ledger, rng, trace)
         try:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from itscale.budget import Ledger
+from itscale.budget import Ledger, Price
 from itscale.errors import ScorerError
 from itscale.types import Path
 
@@ -40,6 +40,8 @@ class _Named(ABC):
     name: str
     calls_each: int = 1
     """Scorer calls that one judgement counts as: more for a judge that is asked several times."""
+    price: Price | None = None
+    """Of the tokens of a judge; what other scorers compute costs no dollars."""
 
     @property
     def identity(self) -> str:

@@ -6,7 +6,8 @@ strictly (`scorers/verdicts.py`). With `mode=yes-no` nothing is parsed: the scor
 "Yes" against "No" as the model's next words, where the backend tells it.
 
 Laws: what is no verdict is no score (ScorerError), never a default. Everything the judge reads and
-writes is charged as scorer tokens, prefixes its backend had cached left out. The same question has the
+writes is charged as scorer tokens, prefixes its backend had cached left out, and costs what its model
+costs. The same question has the
 same draws, whenever and in whatever order it is asked.
 
 Zheng et al. 2023, "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena", arXiv 2306.05685.
@@ -26,7 +27,7 @@ from pathlib import Path as FilePath
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from itscale.budget import Budget, Ledger
+from itscale.budget import Budget, Ledger, Price
 from itscale.errors import ModelError, OptionError, PromptError, ScorerError, did_you_mean
 from itscale.models.base import Capability, Model, check_plain
 from itscale.randomness import Seeded, derive
@@ -35,7 +36,15 @@ from itscale.scorers.specs import number_option, scorer_options
 from itscale.scorers.verdicts import best_of_two, merged_ranks, ranking, score_on
 from itscale.types import Message, Path, Prompt, Sampling, Until
 
-__all__ = ["Asking", "ComparisonJudge", "OutcomeJudge", "ProcessJudge", "judge_of", "judge_prompts"]
+__all__ = [
+    "Asking",
+    "ComparisonJudge",
+    "OutcomeJudge",
+    "ProcessJudge",
+    "judge_of",
+    "judge_prompts",
+    "judging_model",
+]
 
 T = TypeVar("T")
 _PROMPTS = FilePath(__file__).with_name("judge_prompts.toml")
@@ -110,6 +119,8 @@ def _tables(file: FilePath) -> dict[str, str]:
 class _Judge:
     """What all judges share: a model, prompts, and one way to ask."""
 
+    price: Price | None
+
     def __init__(
         self, model: Model, asking: Asking = Asking(), prompts: Mapping[str, str] | None = None
     ) -> None:
@@ -121,6 +132,7 @@ class _Judge:
         self.name = f"judge:{model.name}"
         self.asking = asking
         self.calls_each = asking.n
+        self.price = model.price
         self._model = model
         self._prompts = judge_prompts() if prompts is None else prompts
         self._identity: str | None = None
@@ -199,8 +211,9 @@ class _Judge:
         except PromptError as error:
             raise PromptError(f"{self.name} cannot read what a judge is asked: {error}") from error
         finally:
-            fresh = spent.prompt_tokens - spent.cached_tokens
-            ledger.charge_scorer(tokens=fresh + spent.generated_tokens)
+            ledger.charge_judge(
+                prompt=spent.prompt_tokens, cached=spent.cached_tokens, generated=spent.generated_tokens
+            )
             ledger.retries += spent.retries
 
     def _filled(self, name: str, said: Mapping[str, str]) -> str:
@@ -291,6 +304,16 @@ def _question(prompt: Prompt) -> str:
     if prompt.raw is not None or len(prompt.messages) == 1:
         return prompt.question.strip()
     return "\n\n".join(f"[{message.role}]\n{message.content.strip()}" for message in prompt.messages)
+
+
+def judging_model(spec: str) -> str | None:
+    """The spec of the model behind the spec of a judge; None of other scorers.
+
+    >>> judging_model("judge:openai:m@http://h/v1#timeout=60#n=3"), judging_model("embedded")
+    ('openai:m@http://h/v1#timeout=60', None)
+    """
+    kind, _, text = spec.partition(":")
+    return scorer_options("judge", text, _OPTIONS)[0] if kind == "judge" else None
 
 
 _OPTIONS = ("mode", "unit", "n", "temperature", "max_tokens", "scale", "prompts")

@@ -30,7 +30,7 @@ class _Remembered:
     """What all kinds share. Closing closes the scorer, and leaves the recording open."""
 
     def __init__(self, scorer: Scorer, recording: Calls) -> None:
-        self.name, self.calls_each = scorer.name, scorer.calls_each
+        self.name, self.calls_each, self.price = scorer.name, scorer.calls_each, scorer.price
         self._scorer = scorer
         self._recording = recording
         self._identity = scorer.identity
