@@ -93,8 +93,8 @@ def test_a_wrong_address_is_refused(text: str, sentence: str):
             "llama-9b",
             "did you mean 'llama-8b'. known: llama-8b, qwen-7b",
         ),
-        (Server(names=("a", "b")), "", "lists 2 models; name one of: a, b"),
-        (Server(names=()), "", "lists 0 models; name the one it was started with"),
+        (Server(names=("a", "b")), "", "lists 2 models; name it as openai:MODEL@.*, one of: a, b"),
+        (Server(names=()), "", "lists 0 models; name it as .*, the one it was started with"),
         (
             Server(tokens=False, chat=False),
             "tiny",

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from itscale.budget import Ledger
-from itscale.errors import ModelError
+from itscale.errors import ModelError, PromptError
 from itscale.models.base import Came
 from itscale.models.openai.client import Call
 from itscale.models.openai.dialects import Dialect, Request
-from itscale.models.openai.failures import Unanswered
+from itscale.models.openai.failures import NOT_ACCEPTED, Refused, Unanswered
 from itscale.models.openai.stream import Assembly, Delta
 from itscale.models.openai.wire import Choice, Counts, Malformed, Reply, counts_in
 from itscale.types import Path, Sampling
@@ -76,6 +76,7 @@ class Asking:
         A request of which something was told `early` is not made again.
 
         Raises:
+            PromptError: a gateway's model cannot read the prompt.
             Refused: the server said no.
             ModelError: no usable answer after all attempts, or one against the protocol.
         """
@@ -95,6 +96,10 @@ class Asking:
         except (Unanswered, asyncio.CancelledError):
             if early is not None:
                 self._tell_rest(call.came, early)
+            raise
+        except Refused as error:
+            if error.error.get("code") == NOT_ACCEPTED:
+                raise PromptError(f"{self.request.url} cannot read this prompt: {error.detail}") from None
             raise
         except Malformed as error:
             address = self.dialect.endpoint.address

@@ -10,7 +10,16 @@ from typing import Any
 
 from itscale.errors import ModelError
 
-__all__ = ["Refused", "Trouble", "Unanswered", "detail_of", "error_in", "refusal", "retry_after_s"]
+__all__ = [
+    "NOT_ACCEPTED",
+    "Refused",
+    "Trouble",
+    "Unanswered",
+    "detail_of",
+    "error_in",
+    "refusal",
+    "retry_after_s",
+]
 
 _OVERFLOW = (
     "context length",
@@ -21,6 +30,8 @@ _OVERFLOW = (
     "too long",
 )
 _SHOWN = 300
+NOT_ACCEPTED = "prompt_not_accepted"
+"""A gateway's code for a prompt that its model cannot read, whoever asks for what of it."""
 
 
 class Refused(ModelError):  # noqa: N818  it reads as what it says

@@ -13,36 +13,24 @@ from typing import Any, Literal
 
 from itscale.errors import ModelError, OptionError, PromptError, did_you_mean
 from itscale.models.openai.address import ALL, Address
+from itscale.models.openai.chatting import NEUTRAL, QUESTION, SAMPLED, TOKENS, UNWANTED, ChatTrial
 from itscale.models.openai.client import Call, Endpoint
-from itscale.models.openai.dialects import Facts, Prefill, prefilled, token_ids_of
+from itscale.models.openai.dialects import Facts, Prefill, token_ids_of
 from itscale.models.openai.failures import Refused
 from itscale.models.openai.given import way_to_tell
 from itscale.models.openai.llama import LlamaAssembly, completion_body, prompt_ids, read_native
 from itscale.models.openai.stream import stream_fields
 from itscale.models.openai.trials import comes_in_pieces, samples_differ, seeds_decide, way_of_telling
-from itscale.models.openai.wire import Choice, Malformed, Reply, read_chat, read_completion
+from itscale.models.openai.wire import Choice, Malformed, Reply, read_completion
 from itscale.types import Prompt, Sampling
 
 __all__ = ["chat_facts", "models_at", "probe"]
 
-_TOKENS = 16
 _LIKELIEST = 20
 """What vLLM tells unless it is started to tell more, and the protocol at most."""
 _ANY = 2**20
 """More than any vocabulary has; a server that is asked for more tokens than there are tells all."""
-_QUESTION = Prompt.user("Count from one to nine, in words.")
-_NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-_SAMPLED = {"temperature": 1.0, "top_p": 1.0}
 _GREEDY = {"temperature": 0.0, "top_p": 1.0}
-_UNWANTED = (400, 422, 501)
-_DROPPABLE = ("neutral", "logprobs", "n", "seed")
-_MENTIONS = {
-    "neutral": ("top_k", "min_p", "repetition_penalty"),
-    "logprobs": ("logprob",),
-    "n": ("'n'", '"n"', "`n`", " n ", "n=", "multiple completions"),
-    "seed": ("seed",),
-    "limit": ("max_tokens", "max_completion_tokens"),
-}
 
 
 async def models_at(endpoint: Endpoint) -> dict[str, int | None]:
@@ -76,7 +64,10 @@ async def probe(endpoint: Endpoint) -> Facts:
     if not name:
         if len(offered) != 1:
             which = f"one of: {', '.join(sorted(offered))}" if offered else "the one it was started with"
-            raise OptionError(f"{endpoint.address.url} lists {len(offered)} models; name {which}")
+            form = f"openai:MODEL@{endpoint.address.url}"
+            raise OptionError(
+                f"{endpoint.address.url} lists {len(offered)} models; name it as {form}, {which}"
+            )
         [name] = offered
     if offered and name not in offered:  # transformers serve lists its download cache, not what it serves
         raise OptionError(
@@ -111,11 +102,11 @@ async def _token_facts(endpoint: Endpoint, model: str, context: int | None) -> F
     shape: dict[str, Any] = {
         "model": model,
         "prompt": ids,
-        "max_tokens": _TOKENS,
+        "max_tokens": TOKENS,
         "logprobs": 1,
         "return_token_ids": True,
     }
-    shape |= _NEUTRAL
+    shape |= NEUTRAL
 
     async def ask(extra: Mapping[str, Any], call: Call | None = None) -> Reply:
         return read_completion(await endpoint.post(url, {**shape, **extra}, call), likeliest=True)
@@ -123,7 +114,7 @@ async def _token_facts(endpoint: Endpoint, model: str, context: int | None) -> F
     async def law(temperature: float, k: int) -> Choice:
         # Named by their ids no two tokens are one; where texts are wanted that is no way to name them.
         by_id = {"return_tokens_as_token_ids": True} if k == ALL else {}
-        extra = {**_SAMPLED, "temperature": temperature, "seed": 7, "logprobs": k, **by_id}
+        extra = {**SAMPLED, "temperature": temperature, "seed": 7, "logprobs": k, **by_id}
         return (await ask(extra)).choices[0]
 
     try:
@@ -131,9 +122,9 @@ async def _token_facts(endpoint: Endpoint, model: str, context: int | None) -> F
         if not greedy.token_ids or not greedy.pieces or len(greedy.token_ids) != len(greedy.pieces):
             return None
         first, n = await _asked_twice(ask)
-        again = (await _asked_twice(ask))[0] if n else (await ask({**_SAMPLED, "seed": 7})).choices[0]
+        again = (await _asked_twice(ask))[0] if n else (await ask({**SAMPLED, "seed": 7})).choices[0]
         stop = await _stop_is_included(ask, greedy)
-        seeds = await seeds_decide(lambda seed: ask({**_SAMPLED, "seed": seed}), (first, again))
+        seeds = await seeds_decide(lambda seed: ask({**SAMPLED, "seed": seed}), (first, again))
         given = await way_to_tell(endpoint, model, ids, greedy)
         streams = await comes_in_pieces(lambda style, call: ask(_GREEDY | stream_fields(style), call), greedy)
     except (Refused, Malformed):
@@ -163,14 +154,14 @@ async def _llama_facts(endpoint: Endpoint, model: str) -> Facts | None:
     """Facts of llama.cpp's own endpoint; None if the server has no such, or its answers do not add up."""
     url = f"{endpoint.address.root}/completion"
     try:
-        ids = list(await prompt_ids(endpoint, _QUESTION))
+        ids = list(await prompt_ids(endpoint, QUESTION))
         props = await endpoint.get(f"{endpoint.address.root}/props")
 
         async def ask(
             temperature: float, seed: int, stops: list[str], call: Call | None = None, k: int = 0
         ) -> Reply:
             sampling = Sampling(temperature=temperature, top_logprobs=k)
-            body = completion_body(ids, _TOKENS, sampling, stops, stream=call is not None)
+            body = completion_body(ids, TOKENS, sampling, stops, stream=call is not None)
             return read_native(await endpoint.post(url, {**body, "seed": seed}, call), likeliest=k > 0)
 
         async def law(temperature: float, k: int) -> Choice:
@@ -209,7 +200,7 @@ async def _llama_facts(endpoint: Endpoint, model: str) -> Facts | None:
 
 
 async def _some_prompt(endpoint: Endpoint, model: str) -> list[int] | None:
-    for prompt in (_QUESTION, Prompt(raw=_QUESTION.question)):  # a base model has no chat template
+    for prompt in (QUESTION, Prompt(raw=QUESTION.question)):  # a base model has no chat template
         try:
             return list(await token_ids_of(endpoint, model, prompt))
         except PromptError:
@@ -222,11 +213,11 @@ async def _some_prompt(endpoint: Endpoint, model: str) -> list[int] | None:
 async def _asked_twice(ask: Callable[[Mapping[str, Any]], Awaitable[Reply]]) -> tuple[Choice, bool]:
     """The first of two samples, and whether two came."""
     try:
-        choices = (await ask(_SAMPLED | {"seed": 7, "n": 2})).choices
+        choices = (await ask(SAMPLED | {"seed": 7, "n": 2})).choices
     except Refused as refused:
-        if refused.status not in _UNWANTED:
+        if refused.status not in UNWANTED:
             raise
-        return (await ask(_SAMPLED | {"seed": 7})).choices[0], False
+        return (await ask(SAMPLED | {"seed": 7})).choices[0], False
     return choices[0], len(choices) == 2
 
 
@@ -243,79 +234,20 @@ async def _stop_is_included(ask: Callable[[Mapping[str, Any]], Awaitable[Reply]]
     return same and stopped.finish == "stop" and stopped.text == greedy.text[:end]
 
 
-class _Chat:
-    """Chat requests in the widest form the server accepts."""
-
-    def __init__(self, endpoint: Endpoint, model: str) -> None:
-        self.features = set(_DROPPABLE)
-        self.limit_field = "max_tokens"
-        self.no_top_k: Literal[-1, 0] = -1
-        self._endpoint = endpoint
-        self._model = model
-
-    async def ask(
-        self,
-        extra: Mapping[str, Any],
-        *,
-        n: int = 1,
-        text: str = "",
-        style: Prefill | None = None,
-        call: Call | None = None,
-    ) -> Reply:
-        """The answer to the question, going on from `text`. Raises Refused, Malformed, ModelError."""
-        messages = [{"role": "user", "content": _QUESTION.question}]
-        body = {"model": self._model, self.limit_field: _TOKENS, **prefilled(messages, text, style), **extra}
-        if "neutral" in self.features:
-            body |= _NEUTRAL | {"top_k": self.no_top_k}
-            body |= {} if self.no_top_k else {"repeat_penalty": 1.0}
-        if "logprobs" in self.features:
-            body["logprobs"] = True
-        if "seed" in self.features:
-            body.setdefault("seed", 7)
-        if n > 1 and "n" in self.features:
-            body["n"] = n
-        url = f"{self._endpoint.address.url}/chat/completions"
-        return read_chat(await self._endpoint.post(url, body, call))
-
-    async def settle(self) -> Reply:
-        """Two samples; what the server refuses is dropped until it answers."""
-        while True:
-            try:
-                return await self.ask(_SAMPLED, n=2)
-            except Refused as refused:
-                if refused.status not in _UNWANTED or not self._dropped(refused.detail):
-                    raise
-
-    def _dropped(self, detail: str) -> bool:
-        """Drop what the refusal mentions, else the next in order; False if nothing is left."""
-        if self.limit_field == "max_tokens" and any(word in detail for word in _MENTIONS["limit"]):
-            self.limit_field = "max_completion_tokens"
-            return True
-        if self.no_top_k and "top_k" in detail:
-            self.no_top_k = 0  # llama-cpp-python's way
-            return True
-        left = [feature for feature in _DROPPABLE if feature in self.features]
-        named = [f for f in left if any(word in f" {detail} " for word in _MENTIONS[f])]
-        for feature in (named or left)[:1]:
-            self.features.discard(feature)
-            return True
-        return False
-
-
 async def chat_facts(endpoint: Endpoint, model: str, context: int | None) -> Facts:
     """Facts of the chat dialect.
 
     Raises:
         ModelError: the server does not speak it, or does not say how many tokens it generates.
     """
-    chat = _Chat(endpoint, model)
+    chat = ChatTrial(endpoint, model)
     try:
         samples = await chat.settle()
-        again = await chat.ask(_SAMPLED, n=2)
+        again = await chat.ask(SAMPLED, n=2)
         greedy = (await chat.ask(_GREEDY)).choices[0]
         pair = samples.choices[0], again.choices[0]
         seeds = "seed" in chat.features and await seeds_decide(
-            lambda seed: chat.ask({**_SAMPLED, "seed": seed}), pair
+            lambda seed: chat.ask({**SAMPLED, "seed": seed}), pair
         )
     except Malformed as error:
         raise _incompatible(endpoint.address, f"its answer has {error}") from None
@@ -332,7 +264,7 @@ async def chat_facts(endpoint: Endpoint, model: str, context: int | None) -> Fac
         )
 
     async def hot() -> Reply:
-        return await chat.ask({**_SAMPLED, "temperature": 2.0}, n=4)
+        return await chat.ask({**SAMPLED, "temperature": 2.0}, n=4)
 
     facts = Facts(
         model=model,
@@ -353,7 +285,7 @@ async def chat_facts(endpoint: Endpoint, model: str, context: int | None) -> Fac
     return await _with_steps(chat, greedy.text, facts)
 
 
-async def _with_steps(chat: _Chat, whole: str, facts: Facts) -> Facts:
+async def _with_steps(chat: ChatTrial, whole: str, facts: Facts) -> Facts:
     """The facts, with how a turn is continued and how a stop is told, where the server can do it."""
     cut = _telling_cut(whole)
     if cut is None:
@@ -374,7 +306,7 @@ async def _text_of(asked: Awaitable[Reply]) -> str:
         return ""
 
 
-async def _stop_told(chat: _Chat, whole: str) -> Literal["included", "named"] | None:
+async def _stop_told(chat: ChatTrial, whole: str) -> Literal["included", "named"] | None:
     """How the greedy answer, stopped on its own first word, tells that it was."""
     word = whole.split()[0]
     end = whole.index(word) + len(word)
