@@ -15,10 +15,13 @@ import httpx
 
 from benchmarks.peers.scoring import Served
 from benchmarks.peers.served import Counts, Server
-from itscale.bench import Row, Sweep, run_sweep
+from itscale.bench import Sweep
+from itscale.budget import Budget
+from itscale.errors import ItscaleError
 from itscale.models.openai.address import Address
 from itscale.models.openai.client import Endpoint
 from itscale.models.openai.model import OpenAIModel
+from itscale.randomness import derive
 from itscale.registry import parse_method
 from itscale.tasks import Countdown
 from itscale.types import Problem
@@ -70,23 +73,35 @@ def sweep_of(cell: Cell, method: str = "majority") -> Sweep:
 
 
 def ours(cell: Cell, server: Server, scorer: str) -> Measured:
-    """One of our methods through our client."""
-    sweep = sweep_of(cell, cell.method)
-    rows: list[Row] = []
+    """One of our methods through our client, as a program would call it."""
+    [method] = sweep_of(cell, cell.method).methods
+    problems = sweep_of(cell).problems
+    said: dict[str, Any] = {}
 
     async def run() -> tuple[float, Counts]:
         model = await OpenAIModel.connect(Endpoint(Address("embedded", server.url, boundary="\n")))
         judge = Served(scorer)
+        gate = asyncio.Semaphore(cell.at_once)
+
+        async def one(problem: Problem) -> None:
+            async with gate:
+                row: dict[str, Any] = {"text": None, "error": None}
+                try:
+                    budget, seed = Budget(generations=cell.n), derive(0, problem.id)
+                    row["text"] = (await method.run(problem.prompt, model, judge, budget, seed)).text
+                except ItscaleError as error:
+                    row["error"] = f"{type(error).__name__}: {error}"
+                said[problem.id] = row
+
         before, began = server.counts(), time.perf_counter()
-        await run_sweep(sweep, model, judge, on_row=rows.append, concurrency=cell.at_once, share=False)
+        await asyncio.gather(*map(one, problems))
         seconds = time.perf_counter() - began
         await model.close()
         await judge.close()
         return seconds, server.counts() - before
 
     seconds, counts = asyncio.run(run())
-    errors = [row.error for row in rows if row.error]
-    return Measured(cell, [row.correct for row in rows], len(errors), seconds, counts, errors[:3])
+    return judged(cell, problems, said, seconds, counts)
 
 
 def its_hub(cell: Cell, server: Server, scorer: str, python: str) -> Measured:
