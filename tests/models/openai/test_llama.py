@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -21,7 +21,7 @@ from itscale.scorers.fake import FakeProcessScorer
 from itscale.testing import MODEL_LAWS
 from itscale.types import End, Path, Prompt, Sampling, Until
 from tests.models.openai.canned import error, ok
-from tests.models.openai.servers import BASE, Server, connected
+from tests.models.openai.servers import ANSWERS, BASE, Server, connected
 
 PROMPT = Prompt.user("a b")
 ENDS = {"length": "limit", "stop": "eos"}
@@ -39,6 +39,8 @@ class LlamaServer(Server):
     """How many tokens it takes a stop string for: so many lack a text at the end."""
     hides: str | None = None
     """A token it shows nothing of, as if it were a part of a character that the next one completes."""
+    holds: bool = False
+    """Whether its stream keeps back the last token before a limit, as where it begins a stop string."""
     last_words: bytes = b""
 
     async def _answer(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> Any:
@@ -50,6 +52,8 @@ class LlamaServer(Server):
             if not body["add_special"]:
                 return ok({"tokens": self.ids_of(body["content"])})
             return ok({"tokens": [BASE + i for i in range(len(body["content"].split()))]})
+        if path == "/detokenize":
+            return ok({"content": self.model.text_of(body["tokens"])})
         if path == "/props":
             return ok({"default_generation_settings": {"n_ctx": self.context or 100}, "total_slots": 3})
         if path == "/completion":
@@ -94,6 +98,8 @@ class LlamaServer(Server):
         """An event for each token that is shown, and one that tells the counts."""
         read = {"tokens_evaluated": len(body["prompt"]), "stop": False}
         left = list(shown)
+        if said.finish == "length" and self.holds:
+            left[-1] = {**left[-1], "token": ""}
         for made, i in enumerate(said.ids, start=1):
             if left and left[0]["id"] == i:
                 piece = left.pop(0)
@@ -133,6 +139,23 @@ def test_every_law_holds_through_its_own_endpoint(law: Any, server: LlamaServer)
 
     async def run() -> None:
         await law(await connected(server), [PROMPT])
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("boundary", ["or else", "nothing of it"])
+def test_half_a_stop_string_at_the_limit_is_in_the_text(boundary: str):
+    """A stream holds it back and never shows it; its tokens say what it is. What is held back and begins no
+    stop string is no text of the answer."""
+
+    async def run() -> None:
+        model = await connected(LlamaServer(holds=True))
+        model.endpoint.address = replace(model.endpoint.address, boundary=boundary)
+        grown, _ = await extended(model, Path.root(PROMPT), 8, "step", 2)
+        texts = {path.token_ids: path.text for path in grown if path.step.end is End.LENGTH}
+        said = ANSWERS.text_of
+        assert texts == {ids: said(ids if boundary.startswith(said(ids[-1:])) else ids[:-1]) for ids in texts}
+        assert any(boundary.startswith(said(ids[-1:])) for ids in texts) is (boundary == "or else")
 
     asyncio.run(run())
 

@@ -88,7 +88,7 @@ class Asking:
         reply: Reply | None = None
         try:
             body = await self.dialect.endpoint.post(self.request.url, {**self.request.body, **extra}, call)
-            reply = self.dialect.read(body, self.sampling)
+            reply = self.dialect.read(await self.dialect.completed(body), self.sampling)
             counts = self._counts(reply)
             children = [self._child(*counted) for counted in zip(reply.choices, counts, strict=True)]
             if early is not None:

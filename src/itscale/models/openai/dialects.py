@@ -151,6 +151,14 @@ class Dialect(ABC):
         """
         raise ModelError(f"{self.endpoint.address.url} speaks no token ids; use a server that does")
 
+    async def completed(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The server's answer with what it left out of it, where that can be asked for.
+
+        Raises:
+            ModelError: the server could not be asked.
+        """
+        return body
+
     @abstractmethod
     def read(self, body: Mapping[str, Any], sampling: Sampling) -> Reply:
         """The server's answer. Raises Malformed if it is none."""

@@ -6,14 +6,15 @@ nothing could be continued exactly there. /completion takes ids and gives them b
 
 Answers are streamed: a token an event, each with its log-probability (in one piece the server leaves
 out those of the last tokens of an answer that ends on a stop string). Of a character that takes
-several tokens a stream shows the last one only, so such an answer is continued from its text.
-
-Not covered: half a stop string at which an answer reaches its limit is not in the stream's text.
+several tokens a stream shows the last one only, so such an answer is continued from its text. What may
+become a stop string is held back, and never shown where the answer reaches its limit inside it: then the
+text of those tokens is asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import takewhile
 from typing import Any
 
 from itscale.errors import ModelError, PromptError
@@ -70,6 +71,25 @@ class LlamaDialect(TokenDialect):
         stops = [self.endpoint.address.boundary] if until.what == "step" else []
         body = completion_body(ids, until.max_tokens, sampling, stops, stream=self.facts.streams is not None)
         return f"{self.endpoint.address.root}/completion", body
+
+    async def completed(self, body: dict[str, Any]) -> dict[str, Any]:
+        """With the half stop string at which it reached its limit, which a stream holds back."""
+        ids, shown = body.get("tokens"), body.get("completion_probabilities")
+        if self.facts.streams is None or body.get("stop_type") != "limit":
+            return body
+        if not isinstance(ids, list) or not isinstance(shown, list):
+            return body
+        silent = takewhile(lambda own: isinstance(own, dict) and own.get("token") == "", reversed(shown))
+        held = [own["id"] for own in silent][::-1]
+        if not held or held != ids[-len(held) :]:
+            return body
+        answer = await self.endpoint.post(f"{self.endpoint.address.root}/detokenize", {"tokens": held})
+        text = answer.get("content")
+        if not isinstance(text, str) or not self.endpoint.address.boundary.startswith(text):
+            return body
+        last = {**shown[-1], "token": text}
+        content = str(body.get("content", "")) + text
+        return {**body, "content": content, "completion_probabilities": [*shown[:-1], last]}
 
     def read(self, body: Mapping[str, Any], sampling: Sampling) -> Reply:
         return read_native(body, likeliest=sampling.top_logprobs > 0)
