@@ -16,7 +16,7 @@ from uvicorn.supervisors import Multiprocess
 
 from itscale.gateway.app import Gateway, application
 from itscale.gateway.config import Config
-from itscale.gateway.server import settings
+from itscale.gateway.server import collect_rarely, settings
 from itscale.scorers.fake import FakeOutcomeScorer
 
 
@@ -41,6 +41,7 @@ def configured() -> Config:
 
 def made() -> Gateway:
     """The application of one worker."""
+    collect_rarely()
     config = configured()
     return application(config.share(config.server.workers), scorers={"length": FakeOutcomeScorer(len)})
 

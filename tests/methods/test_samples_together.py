@@ -247,6 +247,22 @@ def test_a_request_that_breaks_off_keeps_what_is_whole(kind: str):
     asyncio.run(run())
 
 
+def test_copies_are_noticed_before_they_are_candidates():
+    """Texts that say the same are told of last, when it is seen whether they are samples at all."""
+
+    async def run() -> None:
+        server = Server(n="copies")
+        model = await connected(server)
+        result = await best_of(model, 16)
+        assert asked(server) == [16, *[1] * 15]
+        assert len(result.candidates) == 16
+        assert len({c.path.text for c in result.candidates}) > 1
+        assert result.usage.generated_tokens == server.generated
+        assert not model.facts.n
+
+    asyncio.run(run())
+
+
 def test_a_failure_stays_one_candidates():
     """A request for four that fails for good is made for each, and one of those that fails costs itself."""
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path as FilePath
 
+import httpx
 import pytest
 
 from itscale.budget import Budget, Ledger
@@ -169,6 +170,36 @@ def test_n_samples_under_one_seed_are_different_answers_in_parallel(model: OpenA
             assert len(row) == 4
             assert all(path.prompt == prompt for path in row)
         assert len({path.text for row in rows for path in row}) > len(PROMPTS)
+
+    asyncio.run(run())
+
+
+def test_whole_answers_come_in_one_request_where_n_is_honoured(backend: Backend, model: OpenAIModel):
+    """One request or eight; charged is what vLLM itself counts; the first of eight are those of five."""
+
+    def counted() -> tuple[float, ...]:
+        if backend.name != "vllm":
+            return ()
+        text = httpx.get(f"{model.endpoint.address.root}/metrics", timeout=5).text
+        names = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
+        return tuple(
+            sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(n)) for n in names
+        )
+
+    async def run() -> None:
+        few = await Majority().run(PROMPTS[0], model, None, Budget(generations=5), 3)
+        before = counted()
+        result = await Majority().run(PROMPTS[0], model, None, Budget(generations=8), 3)
+        usage, texts = result.usage, [c.path.text for c in result.candidates]
+        assert usage.model_calls == (1 if backend.n_in_one else 8)
+        assert len(texts) == 8
+        assert usage.generated_tokens == sum(c.path.n_tokens for c in result.candidates)
+        if before:
+            # The server reads the prompt once for each text it makes, from its cache.
+            spent = [after - earlier for after, earlier in zip(counted(), before, strict=True)]
+            assert spent == [8 * usage.prompt_tokens, usage.generated_tokens]
+        if not backend.seeds_race:
+            assert [c.path.text for c in few.candidates] == texts[:5]
 
     asyncio.run(run())
 

@@ -8,6 +8,7 @@ change of the file, reads the configuration again; a broken one is logged and th
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -26,7 +27,7 @@ from itscale.gateway.config import Config, read_config
 from itscale.gateway.runtime import Runtime
 from itscale.gateway.watching import LOG, json_logging
 
-__all__ = ["ServedGateway", "from_environment", "serve", "settings"]
+__all__ = ["ServedGateway", "collect_rarely", "from_environment", "serve", "settings"]
 
 _CONFIG, _FILE = "ITSCALE_GATEWAY_CONFIG", "ITSCALE_GATEWAY_FILE"
 LOOK_S = 1.0
@@ -100,6 +101,7 @@ def from_environment() -> Gateway:
         OptionError: the configuration is impossible.
     """
     json_logging()
+    collect_rarely()
     config = Config.model_validate_json(os.environ[_CONFIG])
     file = Path(os.environ[_FILE]) if os.environ.get(_FILE) else None
     if file is not None:
@@ -152,6 +154,16 @@ def settings(
         timeout_keep_alive=round(server.keep_alive_s),
         timeout_graceful_shutdown=round(server.shutdown_s),
     )
+
+
+def collect_rarely() -> None:
+    """Have Python look for cyclic garbage less often, and never among what is there before the first request.
+
+    Requests leave next to none, and looking took an eighth of their CPU time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 def _many_files() -> None:
