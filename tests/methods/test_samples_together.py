@@ -18,7 +18,6 @@ from itscale.methods import BestOfN, Majority, Result
 from itscale.models.base import Model
 from itscale.models.fake import FakeModel
 from itscale.models.openai.asking import _shares
-from itscale.models.openai.model import OpenAIModel
 from itscale.models.recorded import RecordedModel
 from itscale.recording import Recording
 from itscale.scorers.fake import FakeOutcomeScorer
@@ -283,9 +282,9 @@ def test_a_cancelled_run_leaves_nothing_behind():
     """Neither its request nor a judgement goes on."""
 
     async def run() -> None:
-        server = Stalling(stall_after=3)
-        model = await connected(Server())
-        model = OpenAIModel((await connected(server)).endpoint, model.facts)
+        server = Stalling()
+        model = await connected(server)
+        server.stall_after = 3
         task = asyncio.ensure_future(best_of(model, 6))
         while server.generated < 3:
             await asyncio.sleep(0)
