@@ -159,7 +159,7 @@ def settings(
 def collect_rarely() -> None:
     """Have Python look for cyclic garbage less often, and never among what is there before the first request.
 
-    Requests leave next to none, and looking took an eighth of their CPU time.
+    Requests leave next to none, and looking took about a tenth of their CPU time.
     """
     gc.collect()
     gc.freeze()
