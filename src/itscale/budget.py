@@ -50,16 +50,14 @@ class Budget:
             if value is None:
                 continue
             if field.name not in ("seconds", "dollars"):
-                value = whole_number(f"budget {field.name}", value, "from 1 up, or leave it out for no limit")
+                value = whole_number(f"budget {field.name}", value, "from 1 up, or leave it out")
             elif isinstance(value, bool) or not isinstance(value, Real):
                 raise OptionError(
                     f"budget {field.name} {value!r} is no number; give one above 0, or leave it out"
                 )
             object.__setattr__(self, field.name, value)
             if not value > 0:
-                raise OptionError(
-                    f"budget {field.name} is {value}; give a number above 0, or leave it out for no limit"
-                )
+                raise OptionError(f"budget {field.name} is {value}; give a number above 0, or leave it out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,7 +57,7 @@ class Calibration:
         Raises:
             CalibrationError: there is no such file, it does not parse, or it is of another kind.
         """
-        again = f"make it with: itscale calibrate {kind}"
+        again = f"make it with: itscale calibrate {kind} TASK --out FILE"
         try:
             content = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
             found, format_ = content["calibration"], content["format"]
@@ -65,7 +65,8 @@ class Calibration:
         except OSError as error:
             raise CalibrationError(f"no calibration at {str(file)!r} ({error.strerror}); {again}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise CalibrationError(f"{file} is no calibration file ({error!r}); {again}") from error
+            why = f"{type(error).__name__}: {error}"
+            raise CalibrationError(f"{file} is no calibration file ({why}); {again}") from error
         if format_ != FORMAT:
             raise CalibrationError(f"{file} is of format {format_}, this itscale reads {FORMAT}; {again}")
         if found != kind:

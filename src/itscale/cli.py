@@ -53,6 +53,9 @@ class _ErrorsAreSentences(typer.core.TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # whoever read our output has enough
+        except KeyboardInterrupt:
+            typer.echo("stopped", err=True)
+            raise typer.Exit(STOPPED_BY_USER) from None
         except (ItscaleError, OSError) as error:
             if ctx.params["debug"]:
                 raise

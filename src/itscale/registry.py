@@ -212,11 +212,11 @@ def load_scorer(spec: str) -> Scorer | None:
 
 
 def _kind_of(what: str, spec: str, kinds: Mapping[str, Kind[Loaded]]) -> tuple[Kind[Loaded], str]:
-    name, _, rest = spec.strip().partition(":")
+    name, colon, rest = spec.strip().partition(":")
     if name not in kinds:
         raise OptionError(f"{did_you_mean(what, name, kinds)}; see: itscale list {what}s")
     kind = kinds[name]
-    if kind.takes_rest != bool(rest):
+    if kind.takes_rest != bool(rest) or (colon and not rest):
         raise OptionError(f"{what} {spec!r} is not of the form {kind.form}; see: itscale list {what}s")
     return kind, rest
 

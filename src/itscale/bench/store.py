@@ -111,11 +111,17 @@ class RunFolder:
             trace_mb: megabytes of traces to keep; 0 keeps none.
 
         Raises:
-            OptionError: the folder is of another, a newer or an unresumed run, in use, or not a run's.
+            OptionError: the folder is of another, a newer or an unresumed run, in use, not a run's, or
+                cannot be made.
             StoreError: the folder cannot be written.
         """
         self.path = path
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OptionError(
+                f"cannot make the folder {path} ({error.strerror}); choose another --out"
+            ) from error
         self.trace_bytes = int(trace_mb * 1e6)
         self._lock = _locked(path)
         self._results: AppendLog | None = None

@@ -26,7 +26,7 @@ from itscale.errors import ItscaleError, OptionError, RecordingError, whole_numb
 from itscale.methods.arrivals import together
 from itscale.methods.base import Method, Result
 from itscale.models.base import Model, WrappedModel
-from itscale.randomness import Randomness, derive
+from itscale.randomness import Randomness, derive, stream_of
 from itscale.registry import method_label
 from itscale.scorers.base import Scorer
 from itscale.tasks.base import Task
@@ -75,7 +75,7 @@ class Sweep:
         object.__setattr__(
             self, "budgets", tuple(whole_number("budget", n, "from 1 up") for n in self.budgets)
         )
-        object.__setattr__(self, "seed", whole_number("seed", self.seed, "from 0 to 2**63 - 1"))
+        object.__setattr__(self, "seed", stream_of(self.seed).seed)
         if min(self.budgets) < 1:
             raise OptionError(f"budget {min(self.budgets)} runs nothing; give whole numbers from 1 up")
         if self.count < 1:

@@ -17,7 +17,16 @@ from rich.text import Text
 from itscale.allocation import Allocated, Allocation, OnlinePlan, PetsOffline, PetsOnline, Uniform
 from itscale.bench.statistics import wilson_interval
 from itscale.budget import Budget
-from itscale.commands.sources import ModelOption, OfflineOption, RecordOption, Sources, loaded, said, stdout
+from itscale.commands.sources import (
+    ModelOption,
+    OfflineOption,
+    RecordOption,
+    Sources,
+    loaded,
+    room_for,
+    said,
+    stdout,
+)
 from itscale.errors import OptionError, did_you_mean
 from itscale.explain import account
 from itscale.methods.majority import Majority
@@ -60,6 +69,7 @@ def allocate(
     Every prompt's answer is the majority of its own samples. No labels are used; on a task they say
     how many answers are right.
     """
+    room_for(json_file, "--json")
     for name, written in said(context).items() if source not in TASKS else ():
         if name in ("problems", "level"):
             raise OptionError(f"{written} is of a task, and {source} holds prompts; leave it out")
@@ -73,7 +83,6 @@ def allocate(
 
     result = asyncio.run(run())
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
         lines = (json.dumps(answered.to_json(), ensure_ascii=False) for answered in result.answers)
         json_file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     _print(result, work, json_file)

@@ -37,6 +37,7 @@ from itscale.commands.sources import (
     PricesOption,
     RecordOption,
     Sources,
+    room_for,
     said,
     stdout,
     whole_numbers,
@@ -153,8 +154,7 @@ def bench(
     if study.keep_calls or runner == "ray":
         record = record or folder / "calls.sqlite"
     sources = Sources(study.models[0], None, record, offline)
-    if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
+    room_for(json_file, "--json")
     extent = study.extent | {"runner": runner}
     with RunFolder(folder, study.swept, extent, resume=resume, trace_mb=study.trace_mb) as store:
         stopped, spent = False, ""

@@ -13,7 +13,16 @@ from rich.text import Text
 from itscale.allocation.pets_online import CALIBRATION_KIND as PLAN
 from itscale.bench.calibrating import fit_early_exit, fit_plan, fit_success, training_problems
 from itscale.calibration import Calibration
-from itscale.commands.sources import ModelOption, OfflineOption, RecordOption, Sources, loaded, said, stdout
+from itscale.commands.sources import (
+    ModelOption,
+    OfflineOption,
+    RecordOption,
+    Sources,
+    loaded,
+    room_for,
+    said,
+    stdout,
+)
 from itscale.errors import OptionError, did_you_mean
 from itscale.methods.budget_forcing import BudgetForcing
 from itscale.methods.early_exit import CALIBRATION_KIND as EXIT
@@ -80,6 +89,7 @@ def calibrate(
     """
     if kind not in KINDS:
         raise OptionError(did_you_mean("calibration", kind, KINDS))
+    room_for(out, "--out")
     for name, written in said(context).items():
         if kind not in _OF.get(name, KINDS):
             raise OptionError(f"{written} is of {' and '.join(_OF[name])}, not of {kind}; leave it out")

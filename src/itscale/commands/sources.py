@@ -31,6 +31,7 @@ __all__ = [
     "Sources",
     "loaded",
     "remembering",
+    "room_for",
     "said",
     "stdout",
     "whole_numbers",
@@ -95,6 +96,23 @@ def whole_numbers(what: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise OptionError(f"{what} {text!r} are not whole numbers; write them like 1,4,16,64") from None
+
+
+def room_for(file: Path | None, option: str) -> None:
+    """That a file can be written later: its folder is made, and it is none itself.
+
+    Raises:
+        OptionError: it cannot be.
+    """
+    if file is None:
+        return
+    if file.is_dir():
+        raise OptionError(f"{option} {file} is a folder; give a file")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = f"{option} {file} cannot be written ({error.strerror})"
+        raise OptionError(f"{why}; give another file") from error
 
 
 @dataclass(frozen=True)

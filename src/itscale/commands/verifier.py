@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from itscale.commands.sources import (
     ScorerOption,
     Sources,
     loaded,
+    room_for,
     stdout,
 )
 from itscale.errors import OptionError, did_you_mean
@@ -53,6 +55,9 @@ def verifier(
 
     One half of the labelled samples forecasts accuracy against N, the other half is held against it.
     """
+    room_for(json_file, "--json")
+    if math.isnan(threshold):
+        raise OptionError(f"threshold is {threshold}; give a number, 0.5 say")
     if not 0 <= cost < float("inf"):
         raise OptionError(f"cost is {cost}; give 0 or more")
     if samples < 2 or problems < 1:
@@ -75,7 +80,6 @@ def verifier(
         [[(right, score is not None and score >= threshold) for right, score in own] for own in scored], cost
     )
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(_figures(forecast, threshold), indent=2) + "\n", encoding="utf-8")
     console = stdout()
     console.print(_table(forecast, f"{task}: tries until the scorer says {threshold:g} or more"))

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from itscale.budget import Price
 from itscale.errors import OptionError, did_you_mean
 from itscale.gateway.schema import Strict
+from itscale.registry import check_specs, parse_method
 
 __all__ = [
     "EMBEDDED",
@@ -160,11 +161,16 @@ class Config(Strict):
     keys: dict[str, KeyEntry] = Field(default_factory=dict)
 
     def check(self) -> None:
-        """Names that refer to each other do.
+        """Names that refer to each other do; methods, models and scorers are of known kinds.
 
         Raises:
             OptionError: one does not.
         """
+        check_specs(
+            [model.spec for model in self.models.values()], [one.spec for one in self.scorers.values()]
+        )
+        for preset in self.presets.values():
+            parse_method(preset.method)
         for name, model in self.models.items():
             _known(f"scorer of models.{name}", model.scorer, self.scorers)
         for name, scorer in self.scorers.items():
@@ -262,8 +268,12 @@ def single(
     judge = scorer or ("embedded" if model == EMBEDDED else "none")
     scorers = {} if judge == "none" else {"scorer": ScorerEntry(spec=judge)}
     presets = {} if method is None else {"default": Preset(model=name, method=method)}
+    try:
+        server = Server(host=host, port=port)
+    except ValidationError as error:
+        raise OptionError(f"--{_first_fault(error)}") from None
     config = Config(
-        server=Server(host=host, port=port),
+        server=server,
         models={name: ModelEntry(spec=model, scorer="scorer" if scorers else None)},
         scorers=scorers,
         presets=presets,
