@@ -15,7 +15,7 @@ from itscale.bench.economy import (
     pareto_front,
 )
 from itscale.bench.rows import Row
-from itscale.bench.statistics import cells_of, summarise
+from itscale.bench.statistics import cells_of, summarise, wilson_interval
 from itscale.budget import Usage
 
 
@@ -44,6 +44,19 @@ def test_never_right_is_infinitely_dear():
     assert cost_of_pass(few, "tokens").high == math.inf
     with pytest.raises(ValueError, match="no runs"):
         cost_of_pass([], "tokens")
+
+
+@pytest.mark.parametrize("n", [1, 5, 200])
+def test_none_or_all_right_is_not_certain(n: int):
+    """0 of n may be up to Wilson's bound, so the cost has a finite lower one; n of n may be less than all."""
+    none, every = (
+        cost_of_pass([row(str(i), "m", 1, 40, correct=right) for i in range(n)], "tokens")
+        for right in (False, True)
+    )
+    assert (none.value, none.high) == (math.inf, math.inf)
+    assert none.low == pytest.approx(40 / wilson_interval(0, n)[1])
+    assert (every.value, every.low) == (40, 40)
+    assert every.high == pytest.approx(40 / wilson_interval(n, n)[0])
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.booleans()), min_size=1, max_size=6))

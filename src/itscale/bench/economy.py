@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from itscale.bench.rows import CellKey, Row
-from itscale.bench.statistics import CellSummary
+from itscale.bench.statistics import CellSummary, clustered_interval
 from itscale.budget import Usage
 
 __all__ = [
@@ -54,17 +54,25 @@ class CostOfPass:
 def cost_of_pass(rows: Iterable[Row], cost: Cost, *, seed: int = 0) -> CostOfPass:
     """Mean cost of a run over the share of right ones, all rows together.
 
+    Where every problem has the same share of right runs, none or all of them say, drawing problems again
+    shows no doubt of it: the bounds are then the mean cost over those of the share (`clustered_interval`).
+
     Raises:
         ValueError: there are no rows.
     """
     spent: dict[str, float] = {}
-    right: dict[str, int] = {}
+    right: dict[str, list[bool]] = {}
     for row in rows:
         spent[row.problem] = spent.get(row.problem, 0.0) + COSTS[cost](row.usage)
-        right[row.problem] = right.get(row.problem, 0) + row.correct
+        right.setdefault(row.problem, []).append(row.correct)
     if not spent:
         raise ValueError("the cost of no runs; give at least one row")
-    costs, passes = np.array(list(spent.values())), np.array([right[i] for i in spent], dtype=float)
+    costs, passes = np.array(list(spent.values())), np.array([sum(right[i]) for i in spent], dtype=float)
+    value = _ratio(float(costs.sum()), float(passes.sum()))
+    if len({sum(own) / len(own) for own in right.values()}) == 1:
+        mean = float(costs.sum()) / sum(map(len, right.values()))
+        least, most = clustered_interval(right)
+        return CostOfPass(value, _ratio(mean, most), _ratio(mean, least))
     drawn = np.random.default_rng(seed).multinomial(
         len(costs), np.full(len(costs), 1 / len(costs)), RESAMPLES
     )
@@ -72,7 +80,7 @@ def cost_of_pass(rows: Iterable[Row], cost: Cost, *, seed: int = 0) -> CostOfPas
         ratios = np.nan_to_num(drawn @ costs / (drawn @ passes), nan=math.inf, posinf=math.inf)
     # An order statistic, not an interpolation: inf - inf is no number.
     low, high = np.quantile(ratios, [0.025, 0.975], method="nearest")
-    return CostOfPass(_ratio(float(costs.sum()), float(passes.sum())), float(low), float(high))
+    return CostOfPass(value, float(low), float(high))
 
 
 def frontier_cost_of_pass(rows: Sequence[Row], cost: Cost) -> tuple[float, dict[str, float]]:
