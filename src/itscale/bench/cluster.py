@@ -63,7 +63,8 @@ def on_cluster() -> Iterator[Any]:
             ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise OptionError(
-                f"no Ray cluster to run on ({error}); see RAY_ADDRESS, or ray status"
+                f"no Ray cluster to run on ({error}); see RAY_ADDRESS and ray status, and set "
+                "RAY_AUTH_MODE=token for a cluster that asks for a token"
             ) from error
     try:
         yield ray
