@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -136,6 +137,27 @@ def test_a_failed_call_costs_one_candidate():
             await Majority(max_tokens=20).run(ROOT.prompt, model, None, Budget(generations=4))
 
     asyncio.run(run())
+
+
+def test_copies_that_broke_off_are_not_asked_for_beyond_a_limit():
+    """What a broken request for several brought is paid for; where the limit then has no room for them
+    once more, they are not asked for one by one."""
+
+    async def run(tokens: int) -> list[int]:
+        server = Server()
+        model = await connected(server)
+        server.requests.clear()
+        server.cuts = [3]
+        ledger = Ledger(Budget(tokens=tokens))
+        assert await ledger.reserve_tokens(4) == 4
+        with suppress(ModelError):
+            await model.extend(ROOT, 2, Until("end", 2), Sampling(), Seeded(0), ledger)
+        wanted = [body.get("n", 1) for where, body, _ in server.requests if where.endswith("completions")]
+        assert ledger.generated_tokens == server.generated <= tokens
+        return wanted
+
+    assert asyncio.run(run(4)) == [2]
+    assert asyncio.run(run(7)) == [2, 2]  # there is room for what was lost
 
 
 def test_a_failed_child_of_a_fan_out_costs_that_child():

@@ -233,6 +233,8 @@ async def _children(asking: Asking, n: int, rng: Randomness, came: Came | None) 
         except Unanswered as error:
             if asking.heard is not None or error.status == 504:
                 raise  # what was heard cannot be taken back, and n more such waits nobody wants
+            if asking.ledger.left < 0:
+                raise  # what was lost is paid for, and the rest would go beyond a limit
             # Each alone then, so that a failure is one child's.
     if missing := [i for i in range(n) if i not in early.told]:
         await _apart(asking, missing, rng, early)
