@@ -114,7 +114,21 @@ def stream_of(seed: int | Randomness) -> Randomness:
     return Seeded(whole)
 
 
-class SomeChildren(Randomness):
+class _Regrouped(Randomness):
+    """Children of other streams under numbers of its own; all else is drawn from a stream beside them."""
+
+    def __init__(self, own: Randomness) -> None:
+        self._own = own
+
+    @property
+    def seed(self) -> int:
+        return self._own.seed
+
+    def choose(self, probabilities: Sequence[float] | npt.NDArray[np.float64]) -> int:
+        return self._own.choose(probabilities)
+
+
+class SomeChildren(_Regrouped):
     """A few children of a stream as children 0, 1, ... of another, so as to ask for just those.
 
     Child i is the stream of child `indices[i]` of `parent`. Everything else (the seed of a backend
@@ -125,14 +139,7 @@ class SomeChildren(Randomness):
     def __init__(self, parent: Randomness, indices: Sequence[int]) -> None:
         self._parent = parent
         self._indices = tuple(indices)
-        self._own = parent.child("some", *self._indices)
-
-    @property
-    def seed(self) -> int:
-        return self._own.seed
-
-    def choose(self, probabilities: Sequence[float] | npt.NDArray[np.float64]) -> int:
-        return self._own.choose(probabilities)
+        super().__init__(parent.child("some", *self._indices))
 
     def child(self, *labels: str | int) -> Randomness:
         match labels:
@@ -141,7 +148,7 @@ class SomeChildren(Randomness):
         return self._own.child(*labels)
 
 
-class TheseChildren(Randomness):
+class TheseChildren(_Regrouped):
     """Children of several streams as children 0, 1, ... of one, so as to ask for them together.
 
     Child i is the stream of the i-th pair (stream, its child's number), and what is named below it too.
@@ -153,14 +160,7 @@ class TheseChildren(Randomness):
         if own is None:
             names = (name for stream, i in children for name in (stream.seed, i))
             own = children[0][0].child("these", *names)
-        self._own = own
-
-    @property
-    def seed(self) -> int:
-        return self._own.seed
-
-    def choose(self, probabilities: Sequence[float] | npt.NDArray[np.float64]) -> int:
-        return self._own.choose(probabilities)
+        super().__init__(own)
 
     def child(self, *labels: str | int) -> Randomness:
         match labels:
