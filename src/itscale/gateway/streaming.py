@@ -178,20 +178,37 @@ async def opened(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, N
 async def connected(receive: Receive, work: Awaitable[T]) -> T:
     """`work`, unless the client hangs up first: then it is cancelled.
 
+    It is done in the task of the request. One of its own would cost several turns of the event loop, and in
+    every turn all other requests have theirs: those of a burst would all be answered at its end, in place of
+    one after another.
+
     Raises:
         HungUp: the client is gone.
     """
-    task = asyncio.ensure_future(work)
+    task = asyncio.current_task()
+    assert task is not None
+    before, over, hung_up = task.cancelling(), False, False
+
+    def ended(watch: asyncio.Task[None]) -> None:
+        nonlocal hung_up
+        if not over and not watch.cancelled():
+            watch.exception()  # seen: whatever it is, nobody can be answered
+            hung_up = True
+            task.cancel()
+
     gone = asyncio.ensure_future(_hung_up(receive))
+    gone.add_done_callback(ended)
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise HungUp
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if hung_up and task.cancelling() == before + 1:
+            raise HungUp from None
+        raise
     finally:
-        for one in (task, gone):
-            one.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        over = True
+        gone.cancel()
+        if hung_up:
+            task.uncancel()
 
 
 async def _hung_up(receive: Receive) -> None:

@@ -100,7 +100,9 @@ class Answering(Steering):
         ]
 
     async def _sample(self, n: int, *, scored: bool) -> list[Judged]:
-        if self._are_together(n):
+        if self._are_together(n) and n <= MOST_TOGETHER:
+            groups = [await self._drawn_together(range(n), scored=scored)]  # here: a task waits for its turns
+        elif self._are_together(n):
             firsts = range(0, n, MOST_TOGETHER)
             calls = (range(first, min(n, first + MOST_TOGETHER)) for first in firsts)
             groups = await together(self._drawn_together(numbers, scored=scored) for numbers in calls)

@@ -80,10 +80,12 @@ class Asking:
             Refused: the server said no.
             ModelError: no usable answer after all attempts, or one against the protocol.
         """
-        call = Call(self.heard, assembly=self.dialect.assembly)
-        call.again = lambda: not (early and early.told) and self._settled(call)
-        if early is not None:
-            call.heard = lambda delta: self._tell_whole(call.came, delta, early)
+        # Neither holds the call: a cycle would have to be searched for after every request.
+        call = Call(
+            self._hears(early),
+            lambda call: not (early and early.told) and self._settled(call),
+            assembly=self.dialect.assembly,
+        )
         body: dict[str, Any] = {}
         reply: Reply | None = None
         try:
@@ -117,6 +119,13 @@ class Asking:
         if heard is None:
             return self
         return replace(self, heard=lambda delta: heard(replace(delta, index=index)))
+
+    def _hears(self, early: Early | None) -> Callable[[Assembly, Delta], None] | None:
+        """Who is told of the pieces of an answer."""
+        if early is not None:
+            return lambda came, delta: self._tell_whole(came, delta, early)
+        heard = self.heard
+        return heard and (lambda _, delta: heard(delta))
 
     def _tell_whole(self, came: Assembly, delta: Delta, early: Early) -> None:
         if not (delta.last and self.dialect.facts.each):

@@ -53,9 +53,9 @@ _PASSING = (408, 425, 500, 502, 504, *_OVERLOADED, 529)
 class Call:
     """How far a call has come, also when it is cut off."""
 
-    heard: Callable[[Delta], None] | None = None
-    """Told of every piece of a streamed answer."""
-    again: Callable[[], bool] = lambda: True
+    heard: Callable[[Assembly, Delta], None] | None = None
+    """Told of every piece of a streamed answer, and what has come so far with it."""
+    again: Callable[[Call], bool] = lambda _: True
     """Asked before an attempt is made again: whether it may be. It settles what the last one brought."""
     sent: int = 0
     """Attempts that went out."""
@@ -189,7 +189,7 @@ class Endpoint:
             except Trouble as trouble:
                 wait_s = trouble.wait_s or 0.0
                 enough = attempt >= attempts or (trouble.slow and attempt > 1)
-                if enough or wait_s > LONGEST_RETRY_AFTER_S or not call.again():
+                if enough or wait_s > LONGEST_RETRY_AFTER_S or not call.again(call):
                     told = self.masked(f"{url} {trouble}")
                     raise Unanswered(told, trouble.status, trouble.wait_s) from None
             ceiling = min(LONGEST_DELAY_S, BASE_DELAY_S * 2 ** (attempt - 1))
@@ -285,7 +285,7 @@ class Endpoint:
             raise Trouble(f"streamed something that is no piece of an answer{why}") from None
         if call.heard is not None:
             for delta in deltas:
-                call.heard(delta)
+                call.heard(call.came, delta)
 
     def _checked(self, response: httpx.Response, url: str, body: bytes | None) -> dict[str, Any]:
         """The JSON object in a response; anything else raises."""

@@ -34,7 +34,7 @@ async def comes_in_pieces(
 ) -> Streams | None:
     """How the greedy answer comes in pieces, if it does, adds up to the very same, and is counted."""
     for style in STREAMS:
-        call = Call(again=lambda: False, assembly=assembly)
+        call = Call(again=lambda _: False, assembly=assembly)
         try:
             reply = await ask(style, call)
         except (ModelError, Malformed):
