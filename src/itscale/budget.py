@@ -287,6 +287,11 @@ class Ledger:
         return within and tokens <= self.left
 
     @property
+    def limits_tokens(self) -> bool:
+        """Whether a limit binds how many tokens a call on this account may generate."""
+        return self._scarce_tokens or (self._within is not None and self._within.limits_tokens)
+
+    @property
     def _scarce_tokens(self) -> bool:
         """Whether a limit is on tokens, so that they have to be reserved."""
         return self.budget.tokens is not None or self.budget.dollars is not None

@@ -117,7 +117,14 @@ async def examine(model: Model, prompts: Sequence[Prompt] = ()) -> list[Finding]
     Raises:
         ModelError: not even a first answer came.
         PromptError: the model cannot read the prompts.
+        OptionError: what is asked is no model but a method, on a gateway.
     """
+    if isinstance(model, OpenAIModel) and model.facts.method_on is not None:
+        itself = f"openai:{model.facts.method_on}@{model.endpoint.address.url}"
+        raise OptionError(
+            f"{model.name} answers with a method of an itscale gateway, and the laws are a model's; "
+            f"examine the model itself: itscale doctor {itself}"
+        )
     prompts = prompts or await _readable(model)
     findings = [_dialect(model)] if isinstance(model, OpenAIModel) else []
     for name, needed, check in _CHECKS:

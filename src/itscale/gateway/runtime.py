@@ -26,7 +26,7 @@ from itscale.models.openai.client import Endpoint
 from itscale.models.openai.concurrency import Concurrency
 from itscale.models.openai.connections import LeanTransport
 from itscale.models.openai.model import OpenAIModel
-from itscale.models.openai.probe import models_at
+from itscale.models.openai.probe import is_offered, models_at
 from itscale.registry import load_model, load_scorer
 from itscale.scorers.base import Scorer
 from itscale.types import Prompt
@@ -134,7 +134,7 @@ class ServedModel:
             await self.model()
         else:
             offered = await models_at(self._endpoint)
-            if self._upstream_name is not None and self._upstream_name not in offered:
+            if self._upstream_name is not None and not is_offered(self._upstream_name, offered):
                 raise ModelError(f"its server does not offer {self._upstream_name!r}; see its list of models")
             self._reached = True
 

@@ -152,12 +152,15 @@ class Asking:
         shown = [self.dialect.count(choice) for choice in reply.choices]
         if reply.counts is None:
             return shown
+        generated = reply.counts.generated
+        if self.dialect.facts.method_on is not None:
+            generated -= reply.counts.hidden  # the other candidates: charged, and no part of this answer
         if len(shown) == 1:  # what is not shown (a hidden thought) was generated for this one too
-            return [max(shown[0] or 0, reply.counts.generated)]
+            return [max(shown[0] or 0, generated)]
         if any(count is not None for count in shown):
             return shown
         said = [len(c.text) + len(c.reasoning or "") + len(str(c.tool_calls)) for c in reply.choices]
-        return _shares(reply.counts.generated, said, self.request.until.max_tokens)
+        return _shares(generated, said, self.request.until.max_tokens)
 
     def _settled(self, call: Call) -> bool:
         """Charge what a broken attempt brought, if another may be made.

@@ -62,6 +62,9 @@ class Facts:
     limit_field: str = "max_tokens"
     max_context: int | None = None
     """Tokens of prompt and answer together."""
+    method_on: str | None = None
+    """The model behind, where what was probed is a method of an itscale gateway: its answers come from many
+    candidates, which are counted and not shown."""
     slots: int | None = None
     """How many requests the server works on at once, where it says."""
     prefill: Prefill | None = None

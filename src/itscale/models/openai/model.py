@@ -161,6 +161,12 @@ class OpenAIModel(Model):
                 f"{self.name} tells the statistics of tokens at temperature 1 without top-p and top-k; "
                 "use these, or a model in this process (hf:PATH)"
             )
+        if self.facts.method_on is not None and ledger.limits_tokens:
+            raise OptionError(
+                f"{self.name} is a method of an itscale gateway, which generates more than it shows, so no "
+                "limit on tokens or dollars can be kept; leave it out, or run the method here on the model "
+                f"itself: openai:{self.facts.method_on}@{self.endpoint.address.url}"
+            )
         dialect = await self._dialect_for(path.prompt)
         request = await dialect.request(path, until, sampling)
         if request is None:

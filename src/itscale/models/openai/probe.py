@@ -7,7 +7,7 @@ few hundred tokens this takes are in no run's account.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from itscale.models.openai.trials import comes_in_pieces, samples_differ, seeds_
 from itscale.models.openai.wire import Choice, Malformed, Reply, read_completion
 from itscale.types import Prompt, Sampling
 
-__all__ = ["chat_facts", "models_at", "probe"]
+__all__ = ["chat_facts", "is_offered", "models_at", "probe"]
 
 _LIKELIEST = 20
 """What vLLM tells unless it is started to tell more, and the protocol at most."""
@@ -52,6 +52,13 @@ async def models_at(endpoint: Endpoint) -> dict[str, int | None]:
     return {str(model["id"]): _size(model.get("max_model_len")) for model in listed}
 
 
+def is_offered(name: str, offered: Collection[str]) -> bool:
+    """Whether a server that lists these has it: an itscale gateway lists METHOD/MODEL, and takes
+    METHOD:option=value/MODEL."""
+    method, _, model = name.partition("/")
+    return name in offered or f"{method.partition(':')[0]}/{model}" in offered
+
+
 async def probe(endpoint: Endpoint) -> Facts:
     """What the address's model honours; an address without a model means the only one.
 
@@ -69,7 +76,7 @@ async def probe(endpoint: Endpoint) -> Facts:
                 f"{endpoint.address.url} lists {len(offered)} models; name it as {form}, {which}"
             )
         [name] = offered
-    if offered and name not in offered:  # transformers serve lists its download cache, not what it serves
+    if offered and not is_offered(name, offered):  # transformers serve lists its download cache
         raise OptionError(
             f"{did_you_mean('model', name, offered)}; that is what {endpoint.address.url} offers"
         )
@@ -278,6 +285,7 @@ async def chat_facts(endpoint: Endpoint, model: str, context: int | None) -> Fac
         no_top_k=chat.no_top_k,
         limit_field=chat.limit_field,
         max_context=context,
+        method_on=samples.method_on,
         streams=await comes_in_pieces(
             lambda style, call: chat.ask(_GREEDY | stream_fields(style), call=call), greedy
         ),

@@ -21,6 +21,8 @@ class Counts:
     prompt: int
     cached: int
     generated: int
+    hidden: int = 0
+    """The part of `generated` that no text shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class Reply:
     choices: tuple[Choice, ...]
     counts: Counts | None
     """None where the server gives no usable usage."""
+    method_on: str | None = None
+    """The model that a method of an itscale gateway made the answer with; None for a model's own answer."""
 
 
 def read_completion(body: Mapping[str, Any], *, likeliest: bool = False) -> Reply:
@@ -67,7 +71,9 @@ def read_chat(body: Mapping[str, Any]) -> Reply:
     Raises:
         Malformed: it is none.
     """
-    return Reply(tuple(map(_chat_choice, _choices(body))), counts_in(body))
+    made = _object(body.get("itscale"))
+    method_on = str(made.get("model")) if made.get("method", "none") != "none" else None
+    return Reply(tuple(map(_chat_choice, _choices(body))), counts_in(body), method_on)
 
 
 def counts_in(body: Mapping[str, Any]) -> Counts | None:
@@ -79,7 +85,8 @@ def counts_in(body: Mapping[str, Any]) -> Counts | None:
     if prompt is None or generated is None:
         return _native_counts(body)
     cached = _count(_object(usage.get("prompt_tokens_details")).get("cached_tokens")) or 0
-    return Counts(prompt, min(cached, prompt), generated)
+    hidden = _count(_object(usage.get("completion_tokens_details")).get("reasoning_tokens")) or 0
+    return Counts(prompt, min(cached, prompt), generated, min(hidden, generated))
 
 
 def _native_counts(body: Mapping[str, Any]) -> Counts | None:
