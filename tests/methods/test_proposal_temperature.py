@@ -83,7 +83,7 @@ def test_what_it_needs_is_checked_before_any_token():
 class AsServers(FakeModel):
     """Tells log-probabilities of draws at temperature 1 without top-p alone."""
 
-    def tells(self, sampling):
+    def tells(self, sampling, what):
         return sampling.plain
 
 

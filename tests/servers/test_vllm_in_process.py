@@ -10,10 +10,20 @@ import pytest
 
 from itscale.budget import Budget, Ledger
 from itscale.embedded import REASONER
-from itscale.errors import PromptError
+from itscale.errors import OptionError, PromptError
+from itscale.methods import (
+    BudgetForcing,
+    ConfidenceVote,
+    EntropyExit,
+    EntropyTree,
+    Method,
+    ParticleGibbs,
+)
 from itscale.models.base import Capability
+from itscale.models.local import LocalModel
 from itscale.models.vllm import VLLMModel
 from itscale.randomness import Seeded
+from itscale.scorers.fake import FakeProcessScorer
 from itscale.tasks import Chain, Countdown
 from itscale.testing import MODEL_LAWS
 from itscale.types import End, Message, Path, Prompt, Sampling, Until, to_json
@@ -74,6 +84,64 @@ def test_log_probabilities_are_those_of_the_sampling_distribution(model: VLLMMod
         assert plain.steps[0].logprob < 0
 
     asyncio.run(run())
+
+
+def test_what_it_tells_of_tokens_is_what_the_checkpoints_own_engine_tells(model: VLLMModel):
+    """Entropies, self-certainties and log-probabilities of an answer that vLLM drew, and of one given."""
+    local = LocalModel.load(REASONER)
+
+    async def run() -> None:
+        for prompt in PROMPTS[:4]:
+            root, everything = Path.root(prompt), Sampling(top_logprobs=model.top_logprobs)
+            [path] = await extended(model, root, 1, "end", everything)
+            parent = root
+            for node in [node for node in path.nodes() if node.step is not None][::-1]:
+                steps = [node.step]
+                ids, seen = node.step.token_ids, parent
+                for i, token in enumerate(ids):
+                    [drawn] = await local.extend(seen, 1, Until("step", 1), HOT, Seeded(0), Ledger(Budget()))
+                    assert drawn.step is not None
+                    entropy, certainty = drawn.step.token_entropies, drawn.step.token_certainties
+                    assert steps[0].token_entropies[i] == pytest.approx(entropy[0], abs=2e-3)
+                    assert steps[0].token_certainties[i] == pytest.approx(certainty[0], abs=2e-3)
+                    seen = local.forced(seen, (token,))
+                told = await local.logprobs_of(parent, ids, HOT, Ledger(Budget()))
+                assert steps[0].token_logprobs == pytest.approx(told, abs=2e-3)
+                given = await model.logprobs_of(parent, ids, HOT, Ledger(Budget()))
+                assert given == pytest.approx(told, abs=2e-3)
+                parent = node
+
+    asyncio.run(run())
+    asyncio.run(local.close())
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        BudgetForcing(),
+        EntropyExit(),
+        EntropyTree(),
+        ParticleGibbs(ancestors=True),
+        ConfidenceVote(confidence="certainty"),
+    ],
+    ids=lambda method: method.name,
+)
+def test_methods_that_force_text_or_look_at_laws_run(model: VLLMModel, method: Method):
+    """To an answer, their tokens charged."""
+    scorer = FakeProcessScorer(lambda texts: 0.5 + 0.01 * (len(texts[-1]) % 10))
+    result = asyncio.run(method.run(PROMPTS[0], model, scorer, Budget(generations=4), 1))
+    assert result.text
+    assert result.usage.generated_tokens > 0
+
+
+def test_what_it_cannot_tell_of_draws_is_refused_before_any_token(model: VLLMModel):
+    """Its statistics are those of temperature 1; log-probabilities of draws it tells at any."""
+    for method in (EntropyExit(temperature=0.5), ParticleGibbs(ancestors=True, temperature=0.5)):
+        with pytest.raises(OptionError, match="temperature 1"):
+            method.check(model, FakeProcessScorer(lambda texts: 0.5))
+    assert model.tells(Sampling(temperature=0.5), frozenset({Capability.LOGPROBS}))
+    with pytest.raises(OptionError, match="temperature 1"):
+        asyncio.run(extended(model, Path.root(PROMPTS[0]), 1, "end", Sampling(0.5, top_logprobs=5)))
 
 
 def test_a_cancelled_call_is_aborted_and_charged(model: VLLMModel):

@@ -278,7 +278,8 @@ class Method(ABC):
 
     def _check_told(self, model: Model) -> None:
         """That what it reads of the tokens can be had of tokens drawn, or weighed for, as it does."""
-        if not self.looks_at & _LOGPROBS or all(map(model.tells, self.samplings)):
+        looked_at = self.looks_at & _LOGPROBS
+        if not looked_at or all(model.tells(sampling, looked_at) for sampling in self.samplings):
             return
         options = ("temperature", "proposal_temperature", "top_p")
         changed = [name for name in options if getattr(self, name, None) not in (None, 1)]

@@ -105,9 +105,9 @@ class Model(ABC):
         """Seconds that its engine has computed so far; None where nobody measures it (servers)."""
         return None
 
-    def tells(self, sampling: Sampling) -> bool:
-        """Whether the log-probabilities it offers can be had of draws made like this."""
-        del sampling
+    def tells(self, sampling: Sampling, what: frozenset[Capability]) -> bool:
+        """Whether what it offers to tell of tokens can be had, as far as `what`, of draws made like this."""
+        del sampling, what
         return True
 
     @abstractmethod
@@ -231,8 +231,8 @@ class WrappedModel(Model):
     def computing_s(self) -> float | None:
         return self._model.computing_s
 
-    def tells(self, sampling: Sampling) -> bool:
-        return self._model.tells(sampling)
+    def tells(self, sampling: Sampling, what: frozenset[Capability]) -> bool:
+        return self._model.tells(sampling, what)
 
     async def extend(
         self, path: Path, n: int, until: Until, sampling: Sampling, rng: Randomness, ledger: Ledger

@@ -33,6 +33,7 @@ __all__ = [
     "SpelledBy",
     "boundary_ids",
     "first_line",
+    "forced_by",
     "settle",
     "speller",
 ]
@@ -150,16 +151,23 @@ class EngineModel(Model):
         return question.logprobs
 
     def forced(self, path: Path, text: str | Sequence[int]) -> Path:
-        """Its text is what the tokens say: a tokenizer that puts the spaces itself drops ours."""
-        if isinstance(text, str):
-            ids = tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
-            said = self._text_of(path.token_ids, ids) or text
-        else:
-            ids, said = tuple(text), self._text_of(path.token_ids, text)
-        return path.child(Step(ids, said, End.BOUNDARY, forced=True))
+        return forced_by(self._tokenizer, self._text_of, path, text)
 
     async def close(self) -> None:
         self.engine.close()
+
+
+def forced_by(tokenizer: Any, text_of: SpelledBy, path: Path, text: str | Sequence[int]) -> Path:
+    """The path with `text` (or token ids) put behind it.
+
+    Its text is what the tokens say: a tokenizer that puts the spaces itself drops ours.
+    """
+    if isinstance(text, str):
+        ids = tuple(tokenizer(text, add_special_tokens=False).input_ids)
+        said = text_of(path.token_ids, ids) or text
+    else:
+        ids, said = tuple(text), text_of(path.token_ids, text)
+    return path.child(Step(ids, said, End.BOUNDARY, forced=True))
 
 
 def settle(asked: Request | Given, generated: int, ledger: Ledger) -> None:

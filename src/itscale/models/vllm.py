@@ -4,6 +4,8 @@ vLLM batches, schedules and keeps prefixes itself (prefix caching is on); here p
 requests, token ids in and out. Steps end on tokens: the boundary tokens and the end-of-sequence
 tokens are given as stop tokens, never as text. Log-probabilities are those after temperature, top-k
 and top-p (`logprobs_mode=processed_logprobs`). Each child is a request with a seed of its own.
+Entropies are computed from the likeliest tokens that vLLM tells at every place: all of a small
+vocabulary, which makes them exact, and of a large one as many as servers are asked for.
 
 vLLM wants one event loop for life, so it gets a thread with a loop; calls from any other loop wait
 for it there.
@@ -16,18 +18,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
 import threading
 from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
 from itscale.budget import Ledger
 from itscale.errors import ModelError, OptionError
 from itscale.models.base import Capability, Model
-from itscale.models.in_process import Checkpoint, PromptReader, boundary_ids, speller
+from itscale.models.in_process import Checkpoint, PromptReader, boundary_ids, forced_by, speller
+from itscale.models.likeliest import statistics_of
 from itscale.models.local import fingerprint
 from itscale.randomness import Randomness
 from itscale.types import End, Path, Sampling, Step, Until
@@ -36,6 +40,10 @@ __all__ = ["VLLMModel"]
 
 T = TypeVar("T")
 _SEEDS = 2**31
+_WHOLE_LAW = 4096
+"""The largest vocabulary all of whose log-probabilities are asked for: vLLM tells each as an object."""
+_LIKELIEST = 20
+"""Otherwise so many of the likeliest tokens."""
 _LOGS = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
 """vLLM logs pages to standard output, where answers and JSON belong."""
 
@@ -46,6 +54,10 @@ class _Tally:
 
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    likeliest: list[list[float]] = field(default_factory=list)
+    """At the place of each token, what was told of the law it was drawn from."""
+    given: list[float] = field(default_factory=list)
+    """Log-probabilities of the prompt's tokens but the first, where they were asked for."""
     cached: int = 0
     finish: str = "abort"
 
@@ -53,11 +65,10 @@ class _Tally:
 class VLLMModel(Model):
     """A causal language model that vLLM runs."""
 
-    capabilities = frozenset({Capability.STEPS, Capability.LOGPROBS, Capability.SEEDS})
-
     def __init__(self, home: _Home, engine: Any, tokenizer: Any, facts: Checkpoint, folder: FilePath) -> None:
         self.name = f"vllm:{folder}"
         self.prompts = PromptReader(tokenizer, facts)
+        self._tokenizer = tokenizer
         self._folder = folder
         self._home = home
         self._engine = engine
@@ -68,6 +79,12 @@ class VLLMModel(Model):
         self._eos = frozenset(eos if isinstance(eos, list) else [eos])
         self._boundary = frozenset(boundary_ids(self._text_of, range(len(tokenizer)), facts))
         self._numbers = itertools.count()
+        vocabulary = int(config.get_vocab_size())
+        self._vocabulary = vocabulary if vocabulary <= _WHOLE_LAW else None
+        """How many tokens there are, where all are told of."""
+        self.capabilities = frozenset(Capability) - {Capability.HIDDEN}
+        if self._vocabulary is None:
+            self.capabilities -= {Capability.SELF_CERTAINTY}
 
     @classmethod
     def load(cls, folder: FilePath, **options: Any) -> VLLMModel:
@@ -92,6 +109,7 @@ class VLLMModel(Model):
             "model": str(folder),
             "enable_prefix_caching": True,
             "logprobs_mode": "processed_logprobs",
+            "max_logprobs": -1,
             "skip_tokenizer_init": True,
             "disable_log_stats": True,
             **options,
@@ -111,9 +129,24 @@ class VLLMModel(Model):
     def identity(self) -> str:
         return fingerprint(self._folder)
 
+    @property
+    def top_logprobs(self) -> int:
+        return self._vocabulary or _LIKELIEST
+
+    def tells(self, sampling: Sampling, what: frozenset[Capability]) -> bool:
+        return sampling.plain or what <= {Capability.LOGPROBS}
+
+    def forced(self, path: Path, text: str | Sequence[int]) -> Path:
+        return forced_by(self._tokenizer, self._text_of, path, text)
+
     async def extend(
         self, path: Path, n: int, until: Until, sampling: Sampling, rng: Randomness, ledger: Ledger
     ) -> list[Path]:
+        if sampling.top_logprobs and not sampling.plain:
+            raise OptionError(
+                f"{self.name} tells the statistics of tokens at temperature 1 without top-p and top-k; "
+                "use these, or hf:PATH, which tells them always"
+            )
         ids = [*self.prompts.of_path(path), *path.token_ids]
         room = self._max_context - len(ids)
         if room < 1:
@@ -141,8 +174,41 @@ class VLLMModel(Model):
             )
         return [self._grown(path, tally, until, sampling) for tally in tallies]
 
+    async def logprobs_of(
+        self, path: Path, token_ids: Sequence[int], sampling: Sampling, ledger: Ledger
+    ) -> tuple[float, ...]:
+        """Read off a prompt that holds them; vLLM generates one token to answer, which is charged."""
+        if not sampling.plain:
+            raise OptionError(
+                f"{self.name} tells log-probabilities of given tokens at temperature 1 without top-p and "
+                "top-k; use these, or hf:PATH, which tells them always"
+            )
+        ids = [*self.prompts.of_path(path), *path.token_ids, *token_ids]
+        if not token_ids:
+            return ()
+        if len(ids) >= self._max_context:
+            raise ModelError(
+                f"{len(ids)} tokens are given and the model's context holds {self._max_context}, "
+                "one of them for an answer; give fewer"
+            )
+        import vllm
+
+        tally, parameters = (
+            _Tally(),
+            vllm.SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False),
+        )
+        try:
+            await self._home.wait_for(self._generate(ids, parameters, tally))
+        except Exception as error:
+            raise ModelError(f"vLLM failed: {error!r}; see what it printed") from error
+        finally:
+            ledger.charge_model(prompt=len(ids), cached=tally.cached, generated=len(tally.token_ids))
+        return tuple(tally.given[-len(token_ids) :])
+
     async def close(self) -> None:
-        self._home.run(_called(self._engine.shutdown))
+        engine, self._engine = self._engine, None
+        self._home.run(_called(engine.shutdown))
+        del engine  # it looks for modules as it goes, which at the end of the process are no longer there
         self._home.close()
 
     def _parameters(self, until: Until, sampling: Sampling, seed: int) -> Any:
@@ -157,7 +223,7 @@ class VLLMModel(Model):
             max_tokens=until.max_tokens,
             stop_token_ids=sorted(self._eos | (self._boundary if until.what == "step" else frozenset())),
             ignore_eos=True,  # it is among the stop tokens
-            logprobs=0,
+            logprobs=-1 if sampling.top_logprobs and self._vocabulary else sampling.top_logprobs,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
         )
@@ -170,9 +236,13 @@ class VLLMModel(Model):
         async for output in stream:
             [part] = output.outputs
             tally.token_ids += part.token_ids
-            tally.logprobs += [
-                table[token].logprob for table, token in zip(part.logprobs, part.token_ids, strict=True)
-            ]
+            for table, token in zip(part.logprobs or (), part.token_ids, strict=bool(part.logprobs)):
+                tally.logprobs.append(table[token].logprob)
+                if parameters.logprobs:
+                    tally.likeliest.append([told.logprob for told in table.values()])
+            if output.prompt_logprobs:
+                given = zip(output.prompt_logprobs, ids, strict=True)
+                tally.given = [table[token].logprob for table, token in given if table is not None]
             tally.cached = output.num_cached_tokens or 0
             tally.finish = part.finish_reason or tally.finish
 
@@ -186,7 +256,12 @@ class VLLMModel(Model):
             own = tuple(ids[start:stop])
             end = self._end(own[-1], stop == len(ids), tally, until)
             text = self._text_of(path.token_ids[-8:], own)
-            path = path.child(Step(own, text, end, sum(tally.logprobs[start:stop])))
+            told = tuple(tally.logprobs[start:stop])
+            step = Step(own, text, end, math.fsum(told), token_logprobs=told)
+            if laws := tally.likeliest[start:stop]:
+                known = statistics_of(laws, sampling.top_logprobs, self._vocabulary)
+                step = replace(step, token_entropies=known.entropies, token_certainties=known.certainties)
+            path = path.child(step)
             start = stop
         return path
 

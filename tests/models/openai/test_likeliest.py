@@ -19,8 +19,8 @@ from itscale.methods import EntropyExit, EntropyTree, LookaheadTree, Majority, S
 from itscale.methods.cutting import cut_path, split_at
 from itscale.models.base import Capability
 from itscale.models.fake import FakeModel
+from itscale.models.likeliest import least_entropy, token_ends
 from itscale.models.openai.address import ALL
-from itscale.models.openai.likeliest import least_entropy, token_ends
 from itscale.models.openai.model import OpenAIModel
 from itscale.models.recorded import RecordedModel
 from itscale.randomness import Seeded

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from itscale.errors import ContextLimitError, ModelError, OptionError, PromptError
 from itscale.models.base import Capability
+from itscale.models.likeliest import statistics_of
 from itscale.models.openai.client import Endpoint
 from itscale.models.openai.failures import Refused
-from itscale.models.openai.likeliest import statistics_of
 from itscale.models.openai.steps import text_steps, token_steps
 from itscale.models.openai.stream import Assembly, Streams, stream_fields
 from itscale.models.openai.wire import Choice, Malformed, Reply, read_chat, read_completion
@@ -240,10 +240,10 @@ class TokenDialect(Dialect):
         return read_completion(body, likeliest=sampling.top_logprobs > 0)
 
     def steps(self, choice: Choice, request: Request, sampling: Sampling, count: int | None) -> list[Step]:
-        statistics = None
-        if sampling.top_logprobs:
-            statistics = statistics_of(choice, sampling.top_logprobs, self.facts.vocabulary)
-            self.left_out = max(self.left_out, statistics.left_out if statistics else 0.0)
+        statistics, laws = None, choice.likeliest
+        if sampling.top_logprobs and laws is not None and len(laws) == len(choice.token_ids or ()):
+            statistics = statistics_of(laws, sampling.top_logprobs, self.facts.vocabulary)
+            self.left_out = max(self.left_out, statistics.left_out)
         return token_steps(choice, self.endpoint.address.boundary, request.until, sampling, statistics)
 
     async def ids_of(self, path: Path) -> list[int]:

@@ -110,7 +110,8 @@ class OpenAIModel(Model):
     def identity(self) -> str:
         return f"{self.name}#boundary={self.endpoint.address.boundary!r}"
 
-    def tells(self, sampling: Sampling) -> bool:
+    def tells(self, sampling: Sampling, what: frozenset[Capability]) -> bool:
+        del what
         return sampling.plain
 
     def __repr__(self) -> str:
@@ -182,7 +183,7 @@ class OpenAIModel(Model):
         facts, last = self.facts, len(token_ids)
         if facts.given is None:
             return await super().logprobs_of(path, token_ids, sampling, ledger)
-        if not self.tells(sampling):
+        if not sampling.plain:
             raise OptionError(
                 f"{self.name} tells log-probabilities at temperature 1 without top-p and top-k; "
                 "use these, or a model in this process (hf:PATH)"

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from itscale.models.openai.likeliest import Statistics, token_ends
+from itscale.models.likeliest import Statistics, token_ends
 from itscale.models.openai.wire import Choice, Malformed
 from itscale.types import End, Sampling, Step, Until, to_json
 

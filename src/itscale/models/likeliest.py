@@ -1,6 +1,6 @@
-"""The entropy of a token from the likeliest tokens at its place, as servers tell them when asked.
+"""The entropy of a token from the likeliest tokens at its place, as servers and vLLM tell them when asked.
 
-A server tells the log-probabilities of the k likeliest tokens, and of the one drawn. With p_i their
+They tell the log-probabilities of the k likeliest tokens, and of the one drawn. With p_i their
 probabilities, r = 1 - sum p_i is left for the others, of which none is likelier than c, the k-th. The
 entropy told is the least that this allows (nats, temperature 1): what is left lies on as few tokens as
 it can,
@@ -20,14 +20,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from itscale.models.openai.wire import Choice
-
 __all__ = ["Statistics", "least_entropy", "statistics_of", "token_ends"]
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What is known of the law at each place of a choice."""
+    """What is known of the law at each of several places."""
 
     entropies: tuple[float, ...]
     """Nats, at temperature 1; the least that was possible."""
@@ -37,18 +35,16 @@ class Statistics:
     """The most probability that was on tokens not told of, at any place."""
 
 
-def statistics_of(choice: Choice, k: int, vocabulary: int | None) -> Statistics | None:
-    """Of every token of a choice, for which `k` likeliest tokens were asked for; None if they are not told.
+def statistics_of(laws: Sequence[Sequence[float]], k: int, vocabulary: int | None) -> Statistics:
+    """Of tokens whose laws were told: the log-probabilities of the `k` likeliest tokens at each place.
 
     `vocabulary` is how many tokens there are in all, where it is known that all are told.
     """
-    if choice.likeliest is None or choice.token_ids is None or len(choice.likeliest) != len(choice.token_ids):
-        return None
-    whole = [vocabulary is not None and len(told) >= vocabulary for told in choice.likeliest]
-    each = [least_entropy(told, k, whole=all_) for told, all_ in zip(choice.likeliest, whole, strict=True)]
+    whole = [vocabulary is not None and len(told) >= vocabulary for told in laws]
+    each = [least_entropy(told, k, whole=all_) for told, all_ in zip(laws, whole, strict=True)]
     return Statistics(
         tuple(entropy for entropy, _ in each),
-        tuple(map(_certainty, choice.likeliest)) if all(whole) and vocabulary is not None else None,
+        tuple(map(_certainty, laws)) if all(whole) and vocabulary is not None else None,
         max((left for _, left in each), default=0.0),
     )
 
