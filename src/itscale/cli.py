@@ -1,11 +1,11 @@
 """The command line: parses, calls, prints. Results go to stdout, progress and errors to stderr.
 
-Exit codes: 0 done, 1 a broken law, 2 a request that cannot be met (one sentence why), 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 a broken law, 2 a request that cannot be met (one sentence why), 130 stopped by Ctrl-C,
+141 nobody reads the output any more.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from typing import Annotated, Any
@@ -17,11 +17,11 @@ from itscale.budget import Budget
 from itscale.commands.allocate import allocate
 from itscale.commands.bench import bench
 from itscale.commands.calibrate import calibrate
+from itscale.commands.ending import STOPPED_BY_USER, finished, whole_process
 from itscale.commands.plan import plan
 from itscale.commands.report import report
 from itscale.commands.serve import serve
 from itscale.commands.sources import (
-    STOPPED_BY_USER,
     ModelOption,
     OfflineOption,
     RecordOption,
@@ -75,7 +75,7 @@ app = typer.Typer(
 
 def main() -> None:
     """The `itscale` command."""
-    app(prog_name="itscale")
+    whole_process(lambda: app(prog_name="itscale"))
 
 
 def _print_version(wanted: bool) -> None:
@@ -129,7 +129,7 @@ def solve(
             return await chosen.run(question, asked, judge, limits, seed)
 
     try:
-        result = asyncio.run(run())
+        result = finished(run())
     except KeyboardInterrupt:
         typer.echo("stopped before there was an answer", err=True)
         raise typer.Exit(STOPPED_BY_USER) from None
@@ -185,7 +185,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Hold a backend against the laws, and say what it honours; exit code 1 if it breaks one."""
-    report = asyncio.run(diagnose(load_model(spec_of(spec))))
+    report = finished(diagnose(load_model(spec_of(spec))))
     typer.echo(json.dumps(report.to_json())) if as_json else stdout().print(report.table())
     if report.broken:
         raise typer.Exit(1)

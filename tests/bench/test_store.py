@@ -188,8 +188,8 @@ def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path, text: str, sa
 ARGUMENTS = ["bench", "coins", "--budgets", "1,4", "--problems", "40", "--concurrency", "4"]
 
 
-def started_and_stopped(folder: Path, how: signal.Signals) -> subprocess.CompletedProcess[str]:
-    """A bench in a process of its own, sent a signal once it has kept some rows."""
+def started_and_stopped(folder: Path, *how: signal.Signals) -> subprocess.CompletedProcess[str]:
+    """A bench in a process of its own, sent signals, a moment apart, once it has kept some rows."""
     command = [sys.executable, "-m", "tests.bench.slow_coins", "0.05", *ARGUMENTS, "--out", str(folder)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
     process = subprocess.Popen(
@@ -200,7 +200,9 @@ def started_and_stopped(folder: Path, how: signal.Signals) -> subprocess.Complet
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(how)
+    for one in how:
+        process.send_signal(one)
+        time.sleep(0.02)
     output, errors = process.communicate(timeout=60)
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
@@ -236,4 +238,12 @@ def test_ctrl_c_keeps_rows_and_says_how_to_go_on(tmp_path: Path, monkeypatch: py
     assert "weighted-best-of-n" in stopped.stdout
     assert "--resume" in stopped.stderr
     assert "Traceback" not in stopped.stderr
+    assert finished(tmp_path / "run", monkeypatch, "--resume") == finished(tmp_path / "whole", monkeypatch)
+
+
+def test_a_second_ctrl_c_ends_a_bench_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without a traceback, without the report, and with every finished run kept."""
+    stopped = started_and_stopped(tmp_path / "run", signal.SIGINT, signal.SIGINT)
+    assert (stopped.returncode, stopped.stdout) == (130, "")
+    assert stopped.stderr.splitlines()[1:] == ["stopped at once"]
     assert finished(tmp_path / "run", monkeypatch, "--resume") == finished(tmp_path / "whole", monkeypatch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import statistics
 import sys
@@ -17,6 +16,7 @@ from rich.text import Text
 from itscale.allocation import Allocated, Allocation, OnlinePlan, PetsOffline, PetsOnline, Uniform
 from itscale.bench.statistics import wilson_interval
 from itscale.budget import Budget
+from itscale.commands.ending import finished
 from itscale.commands.sources import (
     ModelOption,
     OfflineOption,
@@ -81,7 +81,7 @@ def allocate(
         async with loaded(Sources(model, "none", record, offline), []) as (asked, _):
             return await chosen.run(work.prompts, asked, budget, seed, seeds=work.seeds)
 
-    result = asyncio.run(run())
+    result = finished(run())
     if json_file is not None:
         lines = (json.dumps(answered.to_json(), ensure_ascii=False) for answered in result.answers)
         json_file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shlex
 import sys
@@ -30,8 +29,8 @@ from itscale.bench.store import DEFAULT_TRACE_MB, RunFolder, read_run
 from itscale.bench.study import MAIN_METHODS, Study, read_study
 from itscale.bench.sweep import DEFAULT_CONCURRENCY
 from itscale.bench.table import by_context, comparison, markdown_table, results_table
+from itscale.commands.ending import STOPPED_BY_USER, finished
 from itscale.commands.sources import (
-    STOPPED_BY_USER,
     HardwareOption,
     OfflineOption,
     PricesOption,
@@ -196,7 +195,7 @@ def _run(study: Study, store: RunFolder, sources: Sources, cluster: Cluster | No
             store.append(row, trace)
             live.add(row)
 
-        effort = asyncio.run(run_study(study, sources, on_row=keep, done=done, cluster=cluster))
+        effort = finished(run_study(study, sources, on_row=keep, done=done, cluster=cluster))
     store.ended(effort.to_json())
     seconds = (datetime.now().astimezone() - began).total_seconds()
     charged = sum(row.usage.generated_tokens for row in store.rows[rows_before:])
@@ -231,8 +230,6 @@ def _report(study: Study, store: RunFolder, json_file: Path | None, wanted: _Wan
     tables = [(results_table(summaries, title), markdown_table(summaries, title))]
     if wanted.machine is not None and rows:
         tables += modelled_tables(rows, by_context(summaries), wanted.machine)
-    for table, _ in tables:
-        console.print(table)
     write_whole(store.path / "table.md", "\n".join(text for _, text in tables))
     failures = [row.error for row in rows if row.error is not None]
     plots = save_plots(summaries, title, store.path)
@@ -254,6 +251,8 @@ def _report(study: Study, store: RunFolder, json_file: Path | None, wanted: _Wan
         text = "".join(json.dumps(summary.to_json()) + "\n" for summary in summaries)
         write_whole(json_file, text)
         lines.append(f"json: {json_file}")
+    for table, _ in tables:  # once everything is kept, as whoever reads may have enough of it
+        console.print(table)
     for line in filter(None, lines):
         console.print(Text(line), soft_wrap=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from rich.text import Text
 from itscale.allocation.pets_online import CALIBRATION_KIND as PLAN
 from itscale.bench.calibrating import fit_early_exit, fit_plan, fit_success, training_problems
 from itscale.calibration import Calibration
+from itscale.commands.ending import finished
 from itscale.commands.sources import (
     ModelOption,
     OfflineOption,
@@ -141,7 +141,7 @@ def calibrate(
         async with loaded(Sources(model, "none", record, offline), []) as (asked, _):
             return await fitted(asked)
 
-    calibration = asyncio.run(run())
+    calibration = finished(run())
     calibration.save(out)
     for line in (*_said(calibration), f"written to {out}, for model {calibration.model}"):
         stdout().print(Text(line), soft_wrap=True)

@@ -21,7 +21,6 @@ from itscale.scorers.base import Scorer
 from itscale.scorers.recorded import record_scores
 
 __all__ = [
-    "STOPPED_BY_USER",
     "HardwareOption",
     "ModelOption",
     "OfflineOption",
@@ -36,9 +35,6 @@ __all__ = [
     "stdout",
     "whole_numbers",
 ]
-
-STOPPED_BY_USER = 130
-"""Exit code after Ctrl-C."""
 
 HardwareOption = Annotated[
     str | None,

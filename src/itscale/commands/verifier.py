@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from itscale.bench.resampling import Forecast, judged_samples
+from itscale.commands.ending import finished
 from itscale.commands.sources import (
     ModelOption,
     OfflineOption,
@@ -75,7 +75,7 @@ def verifier(
             assert not isinstance(judge, ComparisonScorer)
             return await judged_samples(solved, drawn, asked, judge, method, samples=samples, seed=seed)
 
-    scored = asyncio.run(run())
+    scored = finished(run())
     forecast = Forecast(
         [[(right, score is not None and score >= threshold) for right, score in own] for own in scored], cost
     )
