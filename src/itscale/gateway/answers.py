@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from itscale.gateway.asking import Asking
+from itscale.gateway.encoding import Json
 from itscale.gateway.envelope import Envelope
 from itscale.gateway.faults import Fault
 from itscale.gateway.routing import Plan
@@ -23,7 +24,7 @@ from itscale.types import Prompt, to_json
 if TYPE_CHECKING:
     from itscale.gateway.app import Gateway
 
-__all__ = ["answered", "chat", "completions", "streamed"]
+__all__ = ["answered", "chat", "completions", "refuse_reasoning", "streamed"]
 
 Chunks = Callable[[Job, Envelope, bool, Callable[[list[Result]], None]], AsyncGenerator[bytes, None]]
 
@@ -35,7 +36,7 @@ async def chat(gateway: Gateway, asking: Asking) -> Response:
         return await _passed(gateway, asking, served, "chat/completions")
     request = read_request(ChatRequest, asking.said)
     if request.logprobs or request.top_logprobs:
-        raise _no_logprobs("logprobs")
+        raise _no_logprobs("logprobs" if request.logprobs else "top_logprobs")
     _check_tools(request)
     prompt = chat_prompt(request.messages, request.forwarded())
     limit = request.max_completion_tokens or request.max_tokens
@@ -65,6 +66,7 @@ async def completions(gateway: Gateway, asking: Asking) -> Response:
             param="prompt",
             code="unsupported_value",
         )
+    refuse_reasoning(plan)
     text = request.prompt if isinstance(request.prompt, str) else request.prompt[0]
     fields = request.forwarded()
     prompt = Prompt(raw=text, request=to_json(fields) if fields else None)
@@ -106,7 +108,7 @@ async def answered(
     key = gateway.cache.key(asking.record.route, asking.record.key, asking.said, options)
     if (kept := gateway.cache.get(key)) is not None:
         asking.record.cache = "hit"
-        return JSONResponse(kept)
+        return Json(kept)
     asking.record.cache = "miss" if key is not None else None
 
     async def work() -> dict[str, Any]:
@@ -118,7 +120,7 @@ async def answered(
 
     said = await connected(asking.request.receive, work())
     gateway.cache.put(key, said)
-    return JSONResponse(said)
+    return Json(said)
 
 
 async def streamed(
@@ -194,10 +196,21 @@ def _check_tools(request: ChatRequest) -> None:
         raise Fault(400, "tool_choice needs tools; give some", param="tool_choice", code="invalid_value")
 
 
+def refuse_reasoning(plan: Plan) -> None:
+    """Raises Fault where progress is wanted as deltas that only a chat's stream has."""
+    if plan.options.progress == "reasoning":
+        raise Fault(
+            400,
+            "itscale.progress: reasoning deltas are of /v1/chat/completions; ask for comments or events",
+            param="itscale.progress",
+            code="unsupported_value",
+        )
+
+
 def _no_logprobs(name: str) -> Fault:
     return Fault(
         400,
-        f"{name}: a method's answer has no log-probabilities of the API's kind; ask the plain model",
+        f"{name}: answers made here have none of the API's kind; ask the plain model of a server",
         param=name,
         code="unsupported_parameter",
     )

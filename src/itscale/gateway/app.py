@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from itscale.errors import ItscaleError, PromptError
@@ -23,6 +23,7 @@ from itscale.gateway.admission import Accounts, Gate
 from itscale.gateway.asking import Asking, read_body
 from itscale.gateway.cache import Cache
 from itscale.gateway.config import Config
+from itscale.gateway.encoding import Json
 from itscale.gateway.faults import Fault, fault_of
 from itscale.gateway.routing import names_of
 from itscale.gateway.runtime import Runtime
@@ -178,7 +179,7 @@ _KNOWN_CODE = re.compile(r"[a-z_]{1,40}")
 
 
 async def _health(gateway: Gateway, asking: Asking) -> Response:
-    return JSONResponse({"status": "ok"})
+    return Json({"status": "ok"})
 
 
 async def _ready(gateway: Gateway, asking: Asking) -> Response:
@@ -189,13 +190,13 @@ async def _ready(gateway: Gateway, asking: Asking) -> Response:
     }
     ready = not gateway.draining and any(state == "ready" for state in models.values())
     said = {"ready": ready, "draining": gateway.draining, "models": models}
-    return JSONResponse(said, 200 if ready else 503, {} if ready else {"retry-after": "1"})
+    return Json(said, 200 if ready else 503, {} if ready else {"retry-after": "1"})
 
 
 async def _models(gateway: Gateway, asking: Asking) -> Response:
     asking.identify(gateway.accounts, count=False)
     listed = [_model(gateway, name) for name in names_of(gateway.runtime.config) if asking.may_ask_for(name)]
-    return JSONResponse({"object": "list", "data": listed})
+    return Json({"object": "list", "data": listed})
 
 
 async def _one_model(gateway: Gateway, asking: Asking) -> Response:
@@ -203,7 +204,7 @@ async def _one_model(gateway: Gateway, asking: Asking) -> Response:
     name = asking.request.url.path.removeprefix("/v1/models/")
     if name not in names_of(gateway.runtime.config) or not asking.may_ask_for(name):
         raise Fault(404, f"{name!r} is not served here; see GET /v1/models", code="model_not_found")
-    return JSONResponse(_model(gateway, name))
+    return Json(_model(gateway, name))
 
 
 def _model(gateway: Gateway, name: str) -> dict[str, Any]:
@@ -217,7 +218,7 @@ async def _metrics(gateway: Gateway, asking: Asking) -> Response:
 
 
 async def _openapi(gateway: Gateway, asking: Asking) -> Response:
-    return JSONResponse(openapi.document())
+    return Json(openapi.document())
 
 
 async def _nothing(gateway: Gateway, asking: Asking) -> Response:
@@ -272,7 +273,7 @@ def _same_origin(request: Request) -> None:
 
 
 def _fault_response(fault: Fault) -> Response:
-    return JSONResponse(fault.body, fault.status, fault.headers)
+    return Json(fault.body, fault.status, fault.headers)
 
 
 def application(

@@ -89,7 +89,10 @@ class Asking:
         given = self.said.get("itscale")
         body = read_request(_Wrapped, {"itscale": given}).itscale if given is not None else None
         check_name(name, self.key)
-        plan = self._plan = plan_for(self.runtime.config, name, options_in(self.request.headers, body))
+        plan = plan_for(self.runtime.config, name, options_in(self.request.headers, body))
+        if plan.options.method:  # as good as asking for that name
+            check_name(f"{plan.options.method}/{plan.model}", self.key)
+        self._plan = plan
         self.record.model, self.record.method = plan.model, plan.label
         return plan
 

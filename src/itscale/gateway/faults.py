@@ -8,6 +8,7 @@ too slow 504; no text of an unexpected error, no key and no upstream address lea
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +24,7 @@ from itscale.errors import (
 )
 from itscale.models.openai.failures import Refused, Unanswered
 
-__all__ = ["Fault", "fault_of", "upstream_fault"]
+__all__ = ["Fault", "fault_of", "option_fault", "upstream_fault"]
 
 _TYPES = {
     401: "authentication_error",
@@ -33,7 +34,7 @@ _TYPES = {
     429: "rate_limit_error",
 }
 """OpenAI's types that say more than that the request was wrong (other 4xx) or the server (5xx)."""
-_URL = re.compile(r"https?://\S+")
+_URL = re.compile(r"(openai:[^\s'\"]*@)?https?://[^\s'\"]+")
 
 
 class Fault(Exception):  # noqa: N818  it is what the client sees, not only what went wrong here
@@ -75,7 +76,8 @@ class Fault(Exception):  # noqa: N818  it is what the client sees, not only what
     @property
     def headers(self) -> dict[str, str]:
         """Headers that go with it."""
-        headers = {"retry-after": str(max(1, round(self.retry_after_s)))} if self.retry_after_s else {}
+        wait_s = self.retry_after_s
+        headers = {} if wait_s is None else {"retry-after": str(math.ceil(wait_s))}
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
         return headers
@@ -92,7 +94,7 @@ def fault_of(error: BaseException) -> Fault:
     if isinstance(error, PromptError):
         return Fault(400, _without_urls(str(error)), param="messages", code="prompt_not_accepted")
     if isinstance(error, OptionError):
-        return Fault(400, _without_urls(str(error)), code="invalid_option")
+        return option_fault(error)
     if isinstance(error, ContextLimitError | MemoryLimitError):
         return Fault(400, _without_urls(str(error)), param="messages", code="context_length_exceeded")
     if isinstance(error, Unanswered):
@@ -110,6 +112,11 @@ def fault_of(error: BaseException) -> Fault:
             code="run_failed",
         )
     return Fault(500, "the gateway failed; its log says how, under this request's id", code="internal_error")
+
+
+def option_fault(error: OptionError, param: str | None = None) -> Fault:
+    """An option that cannot be, or that model or scorer cannot serve."""
+    return Fault(400, _without_urls(str(error)), param=param, code="invalid_option")
 
 
 def upstream_fault(status: int, said: Mapping[str, Any], retry_after_s: float | None = None) -> Fault:
@@ -136,8 +143,9 @@ def upstream_fault(status: int, said: Mapping[str, Any], retry_after_s: float | 
 def _unavailable(error: Unanswered) -> Fault:
     """A server that did not answer, after all attempts."""
     if error.status == 429:
-        wait_s = error.wait_s or 1.0
-        return Fault(429, _without_urls(str(error)), code="upstream_overloaded", retry_after_s=wait_s)
+        wait_s = 1.0 if error.wait_s is None else error.wait_s
+        said = {"code": "upstream_overloaded", **error.error, "message": str(error)}
+        return upstream_fault(429, said, wait_s)
     slow = error.status == 504
     return Fault(
         504 if slow else 502,

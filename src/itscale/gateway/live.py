@@ -149,7 +149,8 @@ async def live(job: Job) -> AsyncGenerator[Live, None]:
     try:
         while open_choices:
             try:
-                choice, event = await asyncio.wait_for(queue.get(), wait_s)
+                async with asyncio.timeout(wait_s):  # Python 3.11's wait_for can lose a cancellation
+                    choice, event = await queue.get()
             except TimeoutError:
                 wait_s = QUIET_S
                 yield Quiet()

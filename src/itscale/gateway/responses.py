@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
-from itscale.gateway.answers import answered, streamed
+from itscale.gateway.answers import answered, refuse_reasoning, streamed
 from itscale.gateway.asking import Asking
 from itscale.gateway.envelope import Envelope, block, finish_of, usage_of
 from itscale.gateway.faults import Fault
 from itscale.gateway.live import Ended, Said, live
 from itscale.gateway.running import Job, chat_prompt, prepare
 from itscale.gateway.schema import ChatMessage, ResponsesRequest, read_request
-from itscale.gateway.streaming import data
+from itscale.gateway.streaming import Progress, data
 from itscale.methods.base import Result
 from itscale.types import Prompt
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["create"]
 
 _TEXT_PARTS = ("input_text", "output_text", "text")
+_OF_A_MESSAGE = {"type", "role", "content", "id", "status"}
+"""What a message of the input may say; an earlier answer, sent back, has an id and a status."""
 
 
 async def create(gateway: Gateway, asking: Asking) -> Response:
@@ -36,8 +38,8 @@ async def create(gateway: Gateway, asking: Asking) -> Response:
     plan = asking.plan()
     served = asking.runtime.models[plan.model]
     request = read_request(ResponsesRequest, asking.said)
-    if request.store:
-        raise Fault(400, "store: nothing is kept here; send false", param="store", code="unsupported_value")
+    _refuse_kept(request)
+    refuse_reasoning(plan)
     prompt = _prompt(request)
     shell = _Shell(plan.name, request)
 
@@ -79,7 +81,7 @@ class _Shell:
             "previous_response_id": None,
             "store": False,
             "temperature": request.temperature,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": {"type": "text"}, **(request.text or {})},
             "tool_choice": "auto",
             "tools": [],
             "top_p": request.top_p,
@@ -133,7 +135,7 @@ class _Shell:
 
         at = {"item_id": self.item, "output_index": 0, "content_index": 0}
         part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-        begun = False
+        begun, progress = False, Progress(job)
         async with aclosing(live(job)) as happening:
             async for item in happening:
                 if not begun:
@@ -154,8 +156,22 @@ class _Shell:
                     yield event("response.output_item.done", output_index=0, item=whole["output"][0])
                     kind = "response.completed" if whole["status"] == "completed" else "response.incomplete"
                     yield event(kind, response=whole)
-                elif not isinstance(item, Said):
-                    yield b": itscale\n\n"
+                elif not isinstance(item, Said) and (said := progress.bytes_for(item)):
+                    yield said
+
+
+def _refuse_kept(request: ResponsesRequest) -> None:
+    """What speaks of answers that were kept."""
+    if request.store:
+        raise Fault(400, "store: nothing is kept here; send false", param="store", code="unsupported_value")
+    for name in ("previous_response_id", "conversation"):
+        if getattr(request, name) is not None:
+            raise Fault(
+                400,
+                f"{name}: nothing is kept here; send the whole history as input",
+                param=name,
+                code="unsupported_parameter",
+            )
 
 
 def _prompt(request: ResponsesRequest) -> Prompt:
@@ -171,7 +187,7 @@ def _prompt(request: ResponsesRequest) -> Prompt:
         said += [_message(i, item) for i, item in enumerate(request.input)]
     fields: dict[str, Any] = {}
     unknown = set(request.text or {}) - {"format", "verbosity"}
-    form = (request.text or {}).get("format", {"type": "text"})
+    form = (request.text or {}).get("format") or {"type": "text"}
     if unknown or not isinstance(form, dict):
         raise _unsupported(f"text.{min(unknown)}" if unknown else "text.format")
     if form.get("type") == "json_schema":
@@ -183,6 +199,8 @@ def _prompt(request: ResponsesRequest) -> Prompt:
         fields["response_format"] = dict(form)
     elif form != {"type": "text"}:
         raise _unsupported("text.format")
+    if (verbosity := (request.text or {}).get("verbosity")) is not None:
+        fields["verbosity"] = verbosity
     reasoning = request.reasoning or {}
     if set(reasoning) - {"effort"}:
         raise _unsupported(f"reasoning.{min(set(reasoning) - {'effort'})}")
@@ -194,6 +212,8 @@ def _prompt(request: ResponsesRequest) -> Prompt:
 def _message(i: int, item: dict[str, Any]) -> dict[str, Any]:
     if item.get("type", "message") != "message":
         raise _unsupported(f"input.{i}.type")
+    if unknown := item.keys() - _OF_A_MESSAGE:
+        raise _unsupported(f"input.{i}.{min(unknown)}")
     content = item.get("content")
     if isinstance(content, list):
         texts = [p.get("text") for p in content if isinstance(p, dict) and p.get("type") in _TEXT_PARTS]

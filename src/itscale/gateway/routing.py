@@ -54,6 +54,8 @@ class Plan:
     scorer: str | None
     """In the configuration."""
     budget: Budget
+    max_tokens: int
+    """Of one answer, at most."""
     options: ItscaleOptions
 
     @property
@@ -127,7 +129,8 @@ def plan_for(config: Config, name: str, options: ItscaleOptions) -> Plan:
             param="itscale.method",
             code="option_not_allowed",
         )
-    spec = options.method or preset.method
+    ours = name in config.presets and options.method is None  # the operator's words, not the client's
+    spec, param = (options.method, "itscale.method") if options.method else (preset.method, "model")
     scorer = options.scorer or preset.scorer or config.models[preset.model].scorer
     if scorer is not None and scorer != "none" and scorer not in config.scorers:
         raise Fault(
@@ -136,25 +139,34 @@ def plan_for(config: Config, name: str, options: ItscaleOptions) -> Plan:
             param="itscale.scorer",
             code="invalid_value",
         )
-    method, generations = _method(spec)
+    try:
+        method, generations = _method(spec)
+    except OptionError as error:
+        raise Fault(400, str(error), param=param, code="invalid_option") from None
     if method is not None and preset.temperature is not None:
         method = replace(method, temperature=preset.temperature)
-    if method is not None and preset.max_tokens is not None:
-        method = replace(method, max_tokens=preset.max_tokens)
-    limits = config.limits
+    limits, written = config.limits, _max_tokens(spec)
+    longest = preset.max_tokens or (written if ours else None) or limits.max_tokens
+    if method is not None:
+        if not ours:
+            _within("max_tokens", written, longest, param)
+        usual = (preset.max_tokens if ours or written is None else None) or method.max_tokens
+        method = replace(method, max_tokens=min(usual, longest))
     wanted = options.n or generations or preset.generations
-    _within("itscale.n", wanted, limits.generations)
+    most = preset.generations or limits.generations
+    _within("itscale.n", wanted, most)
+    _within("itscale.scorer_calls", options.scorer_calls, preset.scorer_calls)
     _within("itscale.tokens", options.tokens, preset.tokens or limits.tokens)
     _within("itscale.seconds", options.seconds, preset.seconds or limits.seconds)
     budget = Budget(
-        generations=wanted or min(16, limits.generations),
+        generations=wanted or min(16, most),
         tokens=options.tokens or preset.tokens or limits.tokens,
         scorer_calls=options.scorer_calls or preset.scorer_calls,
         seconds=options.seconds or preset.seconds or limits.seconds,
     )
     if method is None or method.scorer_kind == "none":
         scorer = None  # nobody asks it
-    return Plan(name, preset.model, method, scorer, budget, options)
+    return Plan(name, preset.model, method, scorer, budget, longest, options)
 
 
 def _preset(config: Config, name: str) -> Preset:
@@ -179,38 +191,46 @@ def _preset(config: Config, name: str) -> Preset:
 
 @lru_cache(maxsize=1024)
 def _method(spec: str) -> tuple[Method | None, int | None]:
-    """The method of a spec, and its option n, which is the budget's."""
+    """The method of a spec, and its option n, which is the budget's.
+
+    Raises:
+        OptionError: there is no such method, or it has no such option.
+    """
     if not spec:
         return None, None
     name, _, rest = spec.partition(":")
     parts = rest.split(",") if rest else []
     own = [part for part in parts if part.partition("=")[0].strip() == "n"]
     others = [part for part in parts if part not in own]
+    method = parse_method(f"{name}:{','.join(others)}" if others else name)
     try:
-        method = parse_method(f"{name}:{','.join(others)}" if others else name)
         values = [int(part.partition("=")[2]) for part in own]
-    except OptionError as error:
-        raise Fault(400, str(error), param="model", code="invalid_option") from None
     except ValueError:
-        raise Fault(
-            400, f"n in {spec!r} is no whole number; write {name}:n=16", param="model", code="invalid_option"
-        ) from None
+        raise OptionError(f"n in {spec!r} is no whole number; write {name}:n=16") from None
     if len(values) > 1 or any(value < 1 for value in values):
-        raise Fault(400, f"n in {spec!r} must be one number from 1", param="model", code="invalid_option")
+        raise OptionError(f"n in {spec!r} must be one number from 1; write {name}:n=16")
     return method, values[0] if values else None
 
 
-def _within(param: str, wanted: float | None, limit: float | None) -> None:
+def _max_tokens(spec: str) -> int | None:
+    """The option of that name, where the spec of a method states it."""
+    stated = (part.partition("=") for part in spec.partition(":")[2].split(","))
+    return next(
+        (int(value) for key, _, value in stated if key.strip().replace("-", "_") == "max_tokens"), None
+    )
+
+
+def _within(what: str, wanted: float | None, limit: float | None, param: str | None = None) -> None:
     if wanted is not None and limit is not None and wanted > limit:
         raise Fault(
             400,
-            f"{param} is {wanted:g}, and this gateway allows {limit:g}; ask for less",
-            param=param,
+            f"{what} is {wanted:g}, and this gateway allows {limit:g}; ask for less",
+            param=param or what,
             code="limit_exceeded",
         )
 
 
-def within_limits(limits: Limits, choices: int, max_tokens: int | None) -> None:
+def within_limits(limits: Limits, plan: Plan, choices: int, max_tokens: int | None) -> None:
     """Hold a request's n and max_tokens against the limits. Raises Fault."""
     _within("n", choices, limits.choices)
-    _within("max_tokens", max_tokens, limits.max_tokens)
+    _within("max_tokens", max_tokens, plan.max_tokens)

@@ -15,7 +15,7 @@ from typing import Any
 
 from itscale.errors import OptionError
 from itscale.events import Event
-from itscale.gateway.faults import Fault
+from itscale.gateway.faults import Fault, option_fault
 from itscale.gateway.plain import Plain
 from itscale.gateway.routing import Plan, within_limits
 from itscale.gateway.runtime import Runtime, ServedModel
@@ -109,13 +109,13 @@ async def prepare(
         ItscaleError: model or scorer cannot be loaded or do not offer what the method needs.
     """
     choices = request.n or 1
-    within_limits(runtime.config.limits, choices, max_tokens)
+    within_limits(runtime.config.limits, plan, choices, max_tokens)
     model = await served.model(prompt)
     _refuse_unreadable(prompt, model)
     method = plan.method
     if method is None:
         method = Plain(stepwise=served.takes_steps and not prompt.more)
-    options: dict[str, Any] = {"max_tokens": max_tokens or min(method.max_tokens, 4096)}
+    options: dict[str, Any] = {"max_tokens": max_tokens or min(method.max_tokens, plan.max_tokens)}
     if request.top_p is not None:
         options["top_p"] = request.top_p
     compares = method.scales and (plan.budget.generations or 2) > 1
@@ -126,7 +126,7 @@ async def prepare(
     try:
         method.check(model, scorer)
     except OptionError as error:
-        raise Fault(400, str(error), param="model", code="invalid_option") from None
+        raise option_fault(error, "model") from None
     seed = request.seed
     if seed is None:
         seed = 0 if request.temperature == 0 else secrets.randbits(48)

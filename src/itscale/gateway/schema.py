@@ -9,6 +9,7 @@ untouched.
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -103,11 +104,14 @@ class MethodRequest(Strict):
     def forwarded(self) -> dict[str, Any]:
         """Fields that go to the model's server with the prompt."""
         given = {name: getattr(self, name, None) for name in _FORWARDED}
-        return {
+        asked = {
             name: value
             for name, value in given.items()
             if value is not None and value != _NEUTRAL.get(name, _NOTHING)
         }
+        if "tools" in asked and given["tool_choice"] is not None:
+            asked["tool_choice"] = given["tool_choice"]  # to call none of them asks for something
+        return asked
 
 
 _NOTHING = object()
@@ -137,7 +141,7 @@ class ChatRequest(MethodRequest):
     stop: Stops | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: dict[str, Any] | None = None
@@ -168,6 +172,14 @@ class ResponsesRequest(MethodRequest):
     """POST /v1/responses: text in, text out, nothing stored."""
 
     input: str | Annotated[list[dict[str, Any]], Field(min_length=1, max_length=10_000)]
+    previous_response_id: str | None = None
+    conversation: str | dict[str, Any] | None = None
+    background: Literal[False] | None = None
+    include: Annotated[list[str], Field(max_length=0)] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=0)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None
+    service_tier: Literal["auto", "default"] | None = None
     instructions: str | None = None
     max_output_tokens: Count | None = None
     store: bool | None = None
@@ -186,13 +198,38 @@ def read_json(body: bytes) -> dict[str, Any]:
         Fault: it is none, or not UTF-8.
     """
     try:
-        said = json.loads(body.decode("utf-8"))
+        text = body.decode("utf-8")
+        said = json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_unique)
     except UnicodeDecodeError:
         raise Fault(400, "the body is not UTF-8; send JSON in UTF-8", code="invalid_json") from None
     except (ValueError, RecursionError):
         raise Fault(400, "the body is no JSON; send a JSON object", code="invalid_json") from None
     if not isinstance(said, dict):
         raise Fault(400, "the body is no JSON object; send one", code="invalid_json")
+    return said
+
+
+def _no_number(name: str) -> None:
+    """NaN and the infinities, which Python reads and JSON does not know."""
+    raise ValueError(name)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise Fault(400, f"{text[:50]} is too large a number; send a smaller one", code="invalid_json")
+    return number
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object. One that says a name twice means two things: what passes on could mean the other one."""
+    said = dict(pairs)
+    if len(said) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in said if names.count(name) > 1)
+        raise Fault(
+            400, f"the body says {twice[:100]!r} twice in one object; say it once", code="invalid_json"
+        )
     return said
 
 
@@ -211,8 +248,11 @@ def read_request(kind: type[Request], said: dict[str, Any]) -> Request:
 def _refusal(kind: type[BaseModel], error: ValidationError) -> Fault:
     """The most telling of the faults: an unknown field first, then the one that got furthest."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
-    worst = max(found, key=lambda one: (one["type"] == "extra_forbidden", len(one["loc"])))
-    place = [part for part in worst["loc"] if not isinstance(part, str) or part.isidentifier()]
+    worst = max(
+        found,
+        key=lambda one: (one["type"] == "extra_forbidden", len(one["loc"]), one["type"] != "string_type"),
+    )
+    place = [part for part in worst["loc"] if not isinstance(part, str) or _is_name(part)]
     param = ".".join(map(str, place)) or None
     if worst["type"] == "extra_forbidden":
         name = str(worst["loc"][-1])
@@ -221,3 +261,8 @@ def _refusal(kind: type[BaseModel], error: ValidationError) -> Fault:
         return Fault(400, sentence, param=param, code="unknown_parameter")
     code = "missing_required_parameter" if worst["type"] == "missing" else "invalid_value"
     return Fault(400, f"{param or 'the body'}: {worst['msg']}; change it", param=param, code=code)
+
+
+def _is_name(part: str) -> bool:
+    """Whether a part of a place is a field's name, and not that of a type which was tried."""
+    return part.isidentifier() and part not in ("str", "dict")

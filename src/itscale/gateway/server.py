@@ -74,7 +74,8 @@ class ServedGateway(Gateway):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hung_up.set)
         while True:
             try:
-                await asyncio.wait_for(hung_up.wait(), LOOK_S)
+                async with asyncio.timeout(LOOK_S):
+                    await hung_up.wait()
             except TimeoutError:
                 if self._stamp() == self._seen:
                     continue

@@ -7,7 +7,6 @@ SSE parser skips, or what else it asked for with `itscale.progress`.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -17,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from itscale.events import Failed
+from itscale.gateway.encoding import encoded
 from itscale.gateway.envelope import Envelope, block, finish_of, tool_calls_of, usage_of
 from itscale.gateway.faults import Fault, fault_of
 from itscale.gateway.live import Ended, Happened, Quiet, Said, Tally, event_json, live
@@ -27,6 +27,7 @@ __all__ = [
     "DONE",
     "EventStream",
     "HungUp",
+    "Progress",
     "chat_events",
     "completion_events",
     "connected",
@@ -46,15 +47,15 @@ class HungUp(Exception):  # noqa: N818  a signal, not an error
 
 def data(value: Mapping[str, Any]) -> bytes:
     """One event."""
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + encoded(value) + b"\n\n"
 
 
-def comment(text: str) -> bytes:
+def comment(text: bytes) -> bytes:
     """A line every parser skips."""
-    return b": itscale " + text.encode() + b"\n\n"
+    return b": itscale " + text + b"\n\n"
 
 
-class _Progress:
+class Progress:
     """What a client is told before the answer is certain, in the way it asked for."""
 
     def __init__(self, job: Job) -> None:
@@ -66,12 +67,12 @@ class _Progress:
     def bytes_for(self, happened: Happened | Quiet) -> bytes:
         """A comment, or nothing."""
         if isinstance(happened, Quiet):
-            return comment("keep-alive")
+            return comment(b"keep-alive")
         self._tally.add(happened.event)
         if self.way == "events":
             said = event_json(happened.event, self._began) | {"choice": happened.choice}
-            return comment(json.dumps(said, ensure_ascii=False, separators=(",", ":")))
-        return comment(str(self._tally)) if self.way == "comments" and self._due() else b""
+            return comment(encoded(said))
+        return comment(str(self._tally).encode()) if self.way == "comments" and self._due() else b""
 
     def prose_for(self, happened: Happened | Quiet) -> str:
         """A sentence for a reasoning delta, or nothing."""
@@ -93,7 +94,7 @@ async def chat_events(
     job: Job, envelope: Envelope, include_usage: bool, ended: Callable[[list[Result]], None]
 ) -> AsyncGenerator[bytes, None]:
     """The answer to a chat request, in chunks. `ended` is told what the runs came to."""
-    progress, results = _Progress(job), dict[int, Result]()
+    progress, results = Progress(job), dict[int, Result]()
 
     def chunk(choice: int, delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
         one = {"index": choice, "delta": delta, "logprobs": None, "finish_reason": finish}
@@ -133,14 +134,18 @@ async def completion_events(
     job: Job, envelope: Envelope, include_usage: bool, ended: Callable[[list[Result]], None]
 ) -> AsyncGenerator[bytes, None]:
     """The answer to a completion request, in chunks."""
-    progress, results = _Progress(job), dict[int, Result]()
+    progress, results = Progress(job), dict[int, Result]()
 
     def chunk(choice: int, text: str, finish: str | None = None, **more: Any) -> bytes:
         one = {"index": choice, "text": text, "logprobs": None, "finish_reason": finish}
         return data(envelope.of(choices=[one], **more))
 
     async with aclosing(live(job)) as happening:
+        begun = False
         async for item in happening:
+            if not begun:
+                begun = True
+                yield comment(b"begun")  # a choice has no opening of its own here
             if isinstance(item, Said):
                 if item.text:
                     yield chunk(item.choice, item.text)
@@ -149,8 +154,8 @@ async def completion_events(
                 last = len(results) == len(job.seeds)
                 told = {"itscale": await block(job, [results[i] for i in sorted(results)])} if last else {}
                 yield chunk(item.choice, "", finish_of(item.result), **told)
-            else:
-                yield progress.bytes_for(item) or b": itscale\n\n"
+            elif said := progress.bytes_for(item):
+                yield said
     inside = [results[i] for i in sorted(results)]
     ended(inside)
     if include_usage:

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from itscale.gateway.encoding import encoded
 from itscale.gateway.faults import Fault, upstream_fault
 from itscale.gateway.runtime import ServedModel
 from itscale.models.openai.failures import retry_after_s
@@ -165,7 +166,7 @@ async def _renamed(served: ServedModel, body: bytes, said: Mapping[str, Any]) ->
     if said.get("model") == name and "itscale" not in said:
         return body
     kept = {key: value for key, value in said.items() if key != "itscale"}
-    return json.dumps({**kept, "model": name}, ensure_ascii=False).encode()
+    return encoded({**kept, "model": name})
 
 
 async def _raw(response: httpx.Response) -> AsyncGenerator[bytes, None]:

@@ -191,7 +191,7 @@ class Endpoint:
                 enough = attempt >= attempts or (trouble.slow and attempt > 1)
                 if enough or wait_s > LONGEST_RETRY_AFTER_S or not call.again(call):
                     told = self.masked(f"{url} {trouble}")
-                    raise Unanswered(told, trouble.status, trouble.wait_s) from None
+                    raise Unanswered(told, trouble.status, trouble.wait_s, trouble.error) from None
             ceiling = min(LONGEST_DELAY_S, BASE_DELAY_S * 2 ** (attempt - 1))
             await self._sleep(wait_s + ceiling * self._jitter())
 
@@ -314,6 +314,7 @@ class Endpoint:
                 unread=status in _OVERLOADED,
                 wait_s=wait_s,
                 status=status,
+                error=error_in(content),
             )
         model = str(json.loads(body).get("model", "")) if body else self.address.model
         raise refusal(status, detail, url, model, keyed=self._key is not None, error=error_in(content))

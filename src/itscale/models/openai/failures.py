@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -50,12 +51,20 @@ class Refused(ModelError):  # noqa: N818  it reads as what it says
 
 class Unanswered(ModelError):  # noqa: N818  it reads as what it says
     """No usable answer after all attempts. `status` is the last one's, 504 for a time limit, None
-    where the server could not be reached; `wait_s` is how long it wants to be left alone."""
+    where the server could not be reached; `wait_s` is how long it wants to be left alone, `error` its
+    error object, where it gave one."""
 
-    def __init__(self, message: str, status: int | None, wait_s: float | None) -> None:
+    def __init__(
+        self,
+        message: str,
+        status: int | None,
+        wait_s: float | None,
+        error: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.wait_s = wait_s
+        self.error = error or {}
 
 
 class Trouble(Exception):  # noqa: N818  a signal inside this room; the user sees a ModelError
@@ -70,8 +79,10 @@ class Trouble(Exception):  # noqa: N818  a signal inside this room; the user see
         unread: bool = False,
         wait_s: float | None = None,
         status: int | None = None,
+        error: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(what)
+        self.error = error or {}
         self.status = 504 if slow else status
         self.overloaded = overloaded
         self.slow = slow
@@ -139,7 +150,8 @@ def retry_after_s(header: str | None) -> float | None:
     if header is None:
         return None
     try:
-        return max(0.0, float(header))
+        seconds = float(header)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     except ValueError:
         pass
     try:
