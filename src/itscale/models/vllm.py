@@ -117,13 +117,15 @@ class VLLMModel(Model):
         home = _Home()
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-            engine = home.run(_started(AsyncLLM, vllm.AsyncEngineArgs(**wanted)))
+            # In no variable of its own: an error that vLLM keeps from its imports keeps this frame.
+            return cls(
+                home, home.run(_started(AsyncLLM, vllm.AsyncEngineArgs(**wanted))), tokenizer, facts, folder
+            )
         except Exception as error:
             home.close()
             raise ModelError(
                 f"vLLM cannot run {folder} ({str(error).strip().splitlines()[:1]}); see what it printed above"
             ) from error
-        return cls(home, engine, tokenizer, facts, folder)
 
     @property
     def identity(self) -> str:
@@ -208,7 +210,7 @@ class VLLMModel(Model):
     async def close(self) -> None:
         engine, self._engine = self._engine, None
         self._home.run(_called(engine.shutdown))
-        del engine  # it looks for modules as it goes, which at the end of the process are no longer there
+        del engine  # what is left of it at the end of the process complains
         self._home.close()
 
     def _parameters(self, until: Until, sampling: Sampling, seed: int) -> Any:
@@ -288,6 +290,14 @@ async def _called(function: Any) -> None:
     function()
 
 
+async def _cleared() -> None:
+    """Every other task of this loop has ended."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
 class _Home:
     """A thread with an event loop that lives as long as the engine does."""
 
@@ -320,7 +330,8 @@ class _Home:
         tasks[0].result()
 
     def close(self) -> None:
-        """Stop the loop and the thread."""
+        """End what is done there, stop the loop and the thread."""
+        self.run(_cleared())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
