@@ -17,7 +17,7 @@ from pathlib import Path
 # Rooms from the ground up; a file may import its own room and anything in a lower row.
 ROWS: list[list[str]] = [
     ["version", "errors"],
-    ["types"],
+    ["types", "files"],
     ["randomness"],
     ["budget"],
     ["events", "recording", "calibration"],

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +93,20 @@ def test_output_that_goes_nowhere_from_the_start_is_no_failure():
     assert subprocess.run(words, stdout=subprocess.DEVNULL).returncode == 0
     closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *words], stderr=subprocess.PIPE)
     assert (closed.returncode, closed.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(("words", "unbuffered"), [("list tasks", ""), ("list tasks", "1"), ("--help", "")])
+def test_output_that_finds_no_room_is_one_sentence(
+    words: str, unbuffered: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Whether it is noticed by the command or when the last of it is written."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    with Path("/dev/full").open("w") as full:
+        process = started("-m", "itscale.cli", *words.split(), stdout=full.fileno(), stderr=subprocess.PIPE)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    [line] = said.splitlines()
+    assert line.startswith("error: ")
+    assert "No space left on device" in line
+    assert "; make room, " in line

@@ -12,6 +12,7 @@ import pytest
 from itscale import recording as room
 from itscale.errors import RecordingError
 from itscale.recording import FORMAT, Address, Recorded, Recording
+from tests.disk import no_file_beyond
 
 
 def at(*asked: object) -> Address:
@@ -115,6 +116,35 @@ def test_a_file_locked_for_too_long_is_an_error_and_the_next_call_works(
             assert await recording.look_up([at(1), at(2)]) == [None, answer("kept")]
 
     asyncio.run(scenario())
+
+
+def test_a_full_disk_is_said_and_what_was_kept_stays(tmp_path: Path):
+    """Nothing of what did not fit is there, all that was kept before is, and with room again it goes on."""
+
+    async def scenario() -> None:
+        with Recording(tmp_path / "f") as recording:
+            await recording.keep({at(1): answer("kept")})
+            [[pages]] = recording._database.execute("PRAGMA page_count").fetchall()
+            recording._database.execute(f"PRAGMA max_page_count = {pages}")
+            with pytest.raises(
+                RecordingError, match=r"/f failed \(database or disk is full\); make room on its"
+            ):
+                await recording.keep({at(2): answer("x" * 99_999)})
+        with Recording(tmp_path / "f") as recording:
+            assert await recording.look_up([at(1), at(2)]) == [answer("kept"), None]
+            await recording.keep({at(2): answer("x" * 99_999)})
+            assert await recording.look_up([at(2)]) == [answer("x" * 99_999)]
+
+    asyncio.run(scenario())
+
+
+def test_a_recording_that_finds_no_room_from_the_start_says_so(tmp_path: Path):
+    """Another file is not the only way out."""
+    with (
+        no_file_beyond(100),
+        pytest.raises(RecordingError, match=r"/f cannot be opened .*; make room on its"),
+    ):
+        Recording(tmp_path / "f")
 
 
 def test_who_is_cancelled_while_keeping_has_kept(tmp_path: Path):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from itscale.errors import CalibrationError
+from itscale.files import write_whole
 from itscale.version import __version__
 
 __all__ = ["Calibration"]
@@ -36,7 +37,11 @@ class Calibration:
     """What it was fitted on, and how well it held there: for people, never read back."""
 
     def save(self, file: Path) -> None:
-        """Write the file, in one move; its folder is made if need be."""
+        """Write the file, in one move; its folder is made if need be.
+
+        Raises:
+            StoreError: it cannot be written; an earlier one is left as it was.
+        """
         content = {
             "calibration": self.kind,
             "format": FORMAT,
@@ -46,9 +51,7 @@ class Calibration:
             "values": dict(self.values),
         }
         file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_name(file.name + ".tmp")
-        beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        beside.replace(file)
+        write_whole(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, file: Path | str, kind: str) -> Calibration:

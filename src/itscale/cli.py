@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a broken law, 2 a request that cannot be met (one sentence
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from typing import Annotated, Any
@@ -59,7 +60,8 @@ class _ErrorsAreSentences(typer.core.TyperGroup):
         except (ItscaleError, OSError) as error:
             if ctx.params["debug"]:
                 raise
-            typer.echo(f"error: {error}", err=True)
+            is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            typer.echo(f"error: {error}{'; make room, then run again' if is_full else ''}", err=True)
             raise typer.Exit(2) from None
 
 

@@ -11,7 +11,7 @@ ItscaleError
 |- ScorerError      (RuntimeError)  a scorer that broke its contract (count, NaN, range)
 |- RecordingError   (RuntimeError)  a recording that cannot be read or written
 |  `- NotRecordedError              a call the recording lacks, while nothing may be asked live
-|- StoreError       (RuntimeError)  a run folder that cannot be written
+|- StoreError       (RuntimeError)  a file of results that cannot be written
 |- ClusterError     (RuntimeError)  workers of a cluster that die again and again
 `- AllFailedError   (RuntimeError)  every candidate of a run failed
 """
@@ -88,7 +88,7 @@ class NotRecordedError(RecordingError):
 
 
 class StoreError(ItscaleError, RuntimeError):
-    """A run folder that cannot be written: a full disk, or a file taken away."""
+    """A file of results that cannot be written: a full disk, or a file taken away."""
 
 
 class ClusterError(ItscaleError, RuntimeError):

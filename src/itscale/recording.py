@@ -38,6 +38,7 @@ __all__ = ["Address", "Calls", "Kind", "Recorded", "Recording"]
 FORMAT = 1
 APPLICATION = int.from_bytes(b"itsc", "big")
 """How SQLite files say whose they are."""
+_MAKE_ROOM = "make room on its disk"
 BUSY_S = 30.0
 """How long another process may hold the file before that is an error."""
 
@@ -175,9 +176,8 @@ class Recording(Calls):
         try:
             self._database = _opened(file, offline)
         except (sqlite3.Error, OSError) as error:
-            raise RecordingError(
-                f"{file} cannot be opened as a recording ({error}); choose another file"
-            ) from error
+            fix = f"{_MAKE_ROOM}, or choose another file" if _is_of_the_disk(error) else "choose another file"
+            raise RecordingError(f"{file} cannot be opened as a recording ({error}); {fix}") from error
         self._thread = Thread(target=self._serve, name="itscale-recording", daemon=True)
         self._thread.start()
 
@@ -257,7 +257,9 @@ class Recording(Calls):
     def _failure(self, error: Exception) -> RecordingError:
         fix = "restore it from a copy, or record into another file"
         if isinstance(error, sqlite3.OperationalError):
-            fix = "see that the disk is not full and no other program holds the file, then run again"
+            fix = "see that no other program holds the file, then run again"
+        if _is_of_the_disk(error):
+            fix = f"{_MAKE_ROOM}, then run again: what was recorded before is kept"
         failure = RecordingError(f"the recording {self.file} failed ({error}); {fix}")
         failure.__cause__ = error
         return failure
@@ -329,6 +331,12 @@ class _Snapshot:
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if self._database.in_transaction:
             self._database.execute("COMMIT" if kind is None else "ROLLBACK")
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Whether it says that something could not be written: a full disk, or in SQLite's words an I/O error."""
+    code = error.sqlite_errorcode & 0xFF if isinstance(error, sqlite3.OperationalError) else None
+    return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
 def _patiently(work: Callable[[], T]) -> T:

@@ -11,6 +11,7 @@ from itscale import cli
 from itscale.allocation import OnlinePlan
 from itscale.commands import allocate as command
 from tests.bench.worlds import Coins, coin_model, play_coins
+from tests.disk import no_file_beyond
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +69,15 @@ def test_what_cannot_be_met_is_one_sentence(words, why):
     assert done.exit_code == 2
     assert done.stdout == ""
     assert why in done.stderr
+
+
+def test_a_file_that_finds_no_room_hides_no_answer(tmp_path):
+    """The answers are printed instead, an earlier file is as it was, and the sentence says what to do."""
+    file = tmp_path / "answers.jsonl"
+    file.write_text("old")
+    with no_file_beyond(50):
+        done = run("-", "--samples", 6, "--json", file, stdin="Call it.\nCall it again.\n")
+    assert done.exit_code == 2
+    assert "Call it again." in done.stdout
+    assert done.stderr.strip().endswith("; make room, or give another file")
+    assert [(kept.name, kept.read_text()) for kept in tmp_path.iterdir()] == [("answers.jsonl", "old")]

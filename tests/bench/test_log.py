@@ -3,12 +3,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +16,7 @@ from itscale import cli
 from itscale.bench.log import AppendLog, read_log, write_whole
 from itscale.errors import OptionError, StoreError
 from tests.bench.worlds import play_coins
+from tests.disk import no_file_beyond
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,7 +53,7 @@ def test_a_full_disk_takes_nothing_back_but_the_line_that_did_not_fit(tmp_path: 
     file = tmp_path / "log.jsonl"
     with AppendLog(file) as log:
         log.append({"text": "x" * 700})
-        with room_for(1000):
+        with no_file_beyond(1000):
             with pytest.raises(StoreError, match=r"make room, then go on with --resume"):
                 log.append({"text": "y" * 700})
             log.append({"small": 1})
@@ -64,24 +61,11 @@ def test_a_full_disk_takes_nothing_back_but_the_line_that_did_not_fit(tmp_path: 
     assert [list(value) for value in lines(file)] == [["text"], ["small"], ["text"]]
 
 
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """No file may grow beyond `size` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
-
-
 def test_a_page_that_does_not_fit_leaves_the_old_one(tmp_path: Path):
     """Whole, and nothing half-written beside it; the sentence says what to do."""
     file = tmp_path / "table.md"
     write_whole(file, "old")
-    with room_for(1000), pytest.raises(StoreError, match=r"cannot write .*table\.md .*make room"):
+    with no_file_beyond(1000), pytest.raises(StoreError, match=r"cannot write .*table\.md .*make room"):
         write_whole(file, "new " * 1000)
     assert [entry.name for entry in tmp_path.iterdir()] == ["table.md"]
     assert file.read_text() == "old"

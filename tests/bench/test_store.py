@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from itscale import cli
+from itscale import cli, recording
 from itscale.bench.store import Row, RunFolder, read_run
 from itscale.budget import Usage
 from itscale.errors import OptionError
@@ -247,3 +248,34 @@ def test_a_second_ctrl_c_ends_a_bench_at_once(tmp_path: Path, monkeypatch: pytes
     assert (stopped.returncode, stopped.stdout) == (130, "")
     assert stopped.stderr.splitlines()[1:] == ["stopped at once"]
     assert finished(tmp_path / "run", monkeypatch, "--resume") == finished(tmp_path / "whole", monkeypatch)
+
+
+def test_a_run_whose_recording_finds_no_room_is_resumed_to_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It stops with a sentence, not with failed runs; what was recorded and finished until then is kept."""
+    play_coins(monkeypatch.setattr)
+    opened = recording._opened
+
+    def small(file: Path, offline: bool) -> sqlite3.Connection:
+        database = opened(file, offline)
+        database.execute("PRAGMA max_page_count = 40")
+        return database
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(recording, "_opened", small)
+        stopped = CliRunner().invoke(cli.app, [*ARGUMENTS, "--keep-calls", "--out", str(folder)])
+    assert stopped.exit_code == 2
+    assert "calls.sqlite failed (database or disk is full); make room on its disk, then" in stopped.stderr
+    kept = (folder / "results.jsonl").read_bytes()
+    assert kept
+    resumed = finished(folder, monkeypatch, "--resume", "--keep-calls")
+    assert (folder / "results.jsonl").read_bytes().startswith(kept)
+    whole = finished(tmp_path / "whole", monkeypatch)
+    assert [plain(row) for row in resumed] == [plain(row) for row in whole]
+
+
+def plain(row: dict[str, object]) -> dict[str, object]:
+    """A row without what a recording gave for nothing."""
+    return {name: value for name, value in row.items() if not name.startswith("replayed_")}

@@ -18,8 +18,12 @@ from types import TracebackType
 from typing import Any
 
 from itscale.errors import OptionError, StoreError
+from itscale.files import not_written
+from itscale.files import write_whole as written
 
 __all__ = ["AppendLog", "full_disk", "read_log", "write_whole"]
+
+_GO_ON = "every finished run is kept: make room, then go on with --resume"
 
 
 class AppendLog:
@@ -91,27 +95,13 @@ def read_log(file: Path, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def write_whole(file: Path, content: str | bytes) -> Path:
-    """Write a file in one move: a kill or a full disk leaves the old one or the new one, whole.
-
-    Raises:
-        StoreError: it cannot be written; an earlier one is left as it was.
-    """
-    beside = file.with_name(file.name + ".tmp")
-    try:
-        beside.write_bytes(content if isinstance(content, bytes) else content.encode())
-        beside.replace(file)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise full_disk(file, error) from error
-    return file
+    """Write a file of a run in one move. Errors are those of `files.write_whole`."""
+    return written(file, content, _GO_ON)
 
 
 def full_disk(file: Path, error: OSError) -> StoreError:
     """The sentence for a write that failed."""
-    why = error.strerror or str(error)
-    return StoreError(
-        f"cannot write {file} ({why}); every finished run is kept: make room, then go on with --resume"
-    )
+    return not_written(file, error, _GO_ON)
 
 
 def _broken(file: Path, number: int, what: str, why: object) -> OptionError:

@@ -29,6 +29,7 @@ from itscale.commands.sources import (
 )
 from itscale.errors import OptionError, did_you_mean
 from itscale.explain import account
+from itscale.files import write_whole
 from itscale.methods.majority import Majority
 from itscale.randomness import derive
 from itscale.registry import TASKS, load_task, parse_method
@@ -82,10 +83,13 @@ def allocate(
             return await chosen.run(work.prompts, asked, budget, seed, seeds=work.seeds)
 
     result = finished(run())
-    if json_file is not None:
-        lines = (json.dumps(answered.to_json(), ensure_ascii=False) for answered in result.answers)
-        json_file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    _print(result, work, json_file)
+    lines = (json.dumps(answered.to_json(), ensure_ascii=False) for answered in result.answers)
+    kept = None
+    try:
+        if json_file is not None:
+            kept = write_whole(json_file, "".join(f"{line}\n" for line in lines))
+    finally:  # a disk without room for the file is no reason to hide what was found
+        _print(result, work, kept)
 
 
 def _rule(name: str, plan: Path | None, vote: Majority, in_flight: int) -> Allocation:

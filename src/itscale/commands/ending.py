@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 __all__ = ["NOBODY_READS", "STOPPED_BY_USER", "finished", "whole_process"]
 
@@ -76,25 +76,24 @@ def whole_process(command: Callable[[], None]) -> None:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  for as long as the process is
     output, goes_to = sys.stdout, os.fstat(sys.stdout.fileno())
     try:
-        command()
-    finally:
-        if not _was_read(output, goes_to):
+        try:
+            command()
+        finally:
+            output.flush()
+            # Where a write fails, typer puts something in its place, and rich has it end nowhere.
+            if sys.stdout is not output or not os.path.samestat(goes_to, os.fstat(output.fileno())):
+                raise BrokenPipeError
+    except OSError as error:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, output.fileno())  # for what is still buffered
+        os.close(nowhere)
+        if isinstance(error, BrokenPipeError):
             sys.exit(NOBODY_READS)
-
-
-def _was_read(output: TextIO, goes_to: os.stat_result) -> bool:
-    """Whether all that was written could be; if not, what is still buffered goes nowhere."""
-    try:
-        output.flush()
-        # Where a write fails, typer puts something in its place, and rich has it end nowhere.
-        if sys.stdout is output and os.path.samestat(goes_to, os.fstat(output.fileno())):
-            return True
-    except BrokenPipeError:
-        pass
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, output.fileno())
-    os.close(nowhere)
-    return False
+        ended = error.__context__
+        if not (isinstance(ended, SystemExit) and ended.code):  # else it was said
+            why = error.strerror or error
+            sys.stderr.write(f"error: cannot write the output ({why}); make room, or send it elsewhere\n")
+        sys.exit(2)
 
 
 def _end_at_once() -> NoReturn:

@@ -25,6 +25,7 @@ from itscale.commands.sources import (
     stdout,
 )
 from itscale.errors import OptionError, did_you_mean
+from itscale.files import write_whole
 from itscale.methods.best_of_n import BestOfN
 from itscale.registry import load_task
 from itscale.scorers.base import AGGREGATIONS, ComparisonScorer
@@ -79,12 +80,14 @@ def verifier(
     forecast = Forecast(
         [[(right, score is not None and score >= threshold) for right, score in own] for own in scored], cost
     )
-    if json_file is not None:
-        json_file.write_text(json.dumps(_figures(forecast, threshold), indent=2) + "\n", encoding="utf-8")
-    console = stdout()
-    console.print(_table(forecast, f"{task}: tries until the scorer says {threshold:g} or more"))
-    for line in _said(forecast):
-        console.print(Text(line), soft_wrap=True)
+    try:
+        if json_file is not None:
+            write_whole(json_file, json.dumps(_figures(forecast, threshold), indent=2) + "\n")
+    finally:  # a disk without room for the file is no reason to hide what was found
+        console = stdout()
+        console.print(_table(forecast, f"{task}: tries until the scorer says {threshold:g} or more"))
+        for line in _said(forecast):
+            console.print(Text(line), soft_wrap=True)
 
 
 def _tries(forecast: Forecast) -> list[int]:
