@@ -20,7 +20,17 @@ import numpy.typing as npt
 
 from itscale.errors import OptionError, whole_number
 
-__all__ = ["Randomness", "Seeded", "SomeChildren", "TheseChildren", "derive", "stream_of", "uniforms"]
+__all__ = [
+    "Neighbours",
+    "Randomness",
+    "Seeded",
+    "SomeChildren",
+    "TheseChildren",
+    "derive",
+    "stream_of",
+    "stretches",
+    "uniforms",
+]
 
 UInt64s = npt.NDArray[np.uint64]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -168,3 +178,40 @@ class TheseChildren(_Regrouped):
                 stream, own = self._children[i]
                 return stream.child(*kind, own)
         return self._own.child(*labels)
+
+
+class Neighbours(TheseChildren):
+    """Streams of answers that may be drawn together: child i is child 0 of the i-th of `streams`.
+
+    The seed is one that all have in common (that of `own`), plus the `place` of the first. So where a server
+    makes text i of a request with the seed s from s + i, an answer is the same whichever of them are asked
+    for at once (`Model.samples_alike`).
+    """
+
+    def __init__(self, streams: Sequence[Randomness], own: Randomness, place: int = 0) -> None:
+        super().__init__([(stream, 0) for stream in streams], own)
+        self.streams = tuple(streams)
+        self._place = place
+
+    @property
+    def seed(self) -> int:
+        return self._own.seed + self._place
+
+    def some(self, first: int, n: int) -> Neighbours:
+        """`n` of them, from this one on."""
+        return Neighbours(self.streams[first : first + n], self._own, self._place + first)
+
+
+def stretches(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Rising numbers as stretches without a gap: the first of each, and how many it has.
+
+    >>> stretches([2, 3, 4, 7])
+    [(2, 3), (7, 1)]
+    """
+    found = list[tuple[int, int]]()
+    for number in numbers:
+        if found and sum(found[-1]) == number:
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        else:
+            found.append((number, 1))
+    return found

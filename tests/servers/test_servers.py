@@ -90,6 +90,7 @@ def test_the_probe_finds_what_the_server_is_known_to_honour(backend: Backend, mo
     assert model.facts.dialect == backend.dialect
     assert model.capabilities == backend.offers
     assert model.facts.n == backend.n_in_one
+    assert model.facts.counts_up == backend.n_in_one
 
 
 def test_the_doctor_finds_nothing_broken(backend: Backend, model: OpenAIModel):

@@ -1,7 +1,9 @@
 """Samples and scores made once for every cell of a sweep that asks for them.
 
 Methods that only sample ask for the very same answers: sample i depends on the problem's seed and i
-alone. In a sweep such a call is made once and its answer given to everyone who asks.
+alone. In a sweep such a call is made once and its answer given to everyone who asks. Where several
+samples come in one call, each is drawn once, whoever asks for which of them together (`draws.py`); where
+they would be others than one by one (`Model.samples_alike`), they are asked for one by one.
 
 Law: every run is charged what the one real call was charged, so a cell's tokens and calls are what
 it would cost alone. Its *seconds* are not: the second to ask waits for nothing. What was charged
@@ -19,9 +21,10 @@ from collections.abc import Awaitable, Callable, Hashable, MutableMapping, Seque
 from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary
 
+from itscale.bench.draws import Draws
 from itscale.budget import Budget, Ledger
-from itscale.models.base import Model, WrappedModel
-from itscale.randomness import Randomness
+from itscale.models.base import Came, Model, WrappedModel
+from itscale.randomness import Neighbours, Randomness
 from itscale.scorers.base import ComparisonScorer, OutcomeScorer, ProcessScorer, Scorer
 from itscale.types import Path, Prompt, Sampling, Until
 
@@ -101,18 +104,28 @@ class SharedSamples(WrappedModel):
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         self._prompts: dict[Prompt, _Memory[Hashable, list[Path]]] = {}
+        self._draws: dict[Prompt, Draws] = {}
         self._shared_before = 0
+
+    @property
+    def samples_together(self) -> bool:
+        return self._model.samples_together and self.samples_alike
 
     @property
     def shared_tokens(self) -> int:
         """Generated tokens charged to runs without being generated again."""
-        return self._shared_before + sum(memory.shared_tokens for memory in self._prompts.values())
+        remembered: list[_Memory[Hashable, list[Path]] | Draws] = [
+            *self._prompts.values(), *self._draws.values()
+        ]  # fmt: skip
+        return self._shared_before + sum(one.shared_tokens for one in remembered)
 
     async def extend(
         self, path: Path, n: int, until: Until, sampling: Sampling, rng: Randomness, ledger: Ledger
     ) -> list[Path]:
         if path.parent is not None or until.what != "end":
             return await self._model.extend(path, n, until, sampling, rng, ledger)
+        if self.samples_together and isinstance(rng, Neighbours):
+            return await self._drawn(path, n, until, sampling, rng, ledger, lambda _number, _child: None)
         memory = self._prompts.setdefault(path.prompt, _Memory({}))
         paths = await memory.ask(
             (n, until, sampling, rng.seed),
@@ -121,11 +134,45 @@ class SharedSamples(WrappedModel):
         )
         return list(paths)
 
+    async def extend_each(
+        self,
+        path: Path,
+        n: int,
+        until: Until,
+        sampling: Sampling,
+        rng: Randomness,
+        ledger: Ledger,
+        came: Came,
+    ) -> list[Path]:
+        whole = path.parent is None and until.what == "end"
+        if whole and self.samples_together and isinstance(rng, Neighbours):
+            return await self._drawn(path, n, until, sampling, rng, ledger, came)
+        return await super().extend_each(path, n, until, sampling, rng, ledger, came)
+
+    async def _drawn(
+        self,
+        path: Path,
+        n: int,
+        until: Until,
+        sampling: Sampling,
+        rng: Neighbours,
+        ledger: Ledger,
+        came: Came,
+    ) -> list[Path]:
+        async def work(first: int, count: int, spent: Ledger, each: Came) -> list[Path]:
+            these = rng.some(first, count)
+            return await self._model.extend_each(path, count, until, sampling, these, spent, each)
+
+        draws = self._draws.setdefault(path.prompt, Draws())
+        asked = [(until, sampling, rng.seed + i) for i in range(n)]
+        answers = await draws.draw(asked, work, ledger, came)
+        return [answers[i] for i in sorted(answers)]
+
     def forget(self, prompt: Prompt) -> None:
         """Drop what is remembered of a prompt: no further run will ask."""
-        memory = self._prompts.pop(prompt, None)
-        if memory is not None:
-            self._shared_before += memory.shared_tokens
+        for remembered in (self._prompts.pop(prompt, None), self._draws.pop(prompt, None)):
+            if remembered is not None:
+                self._shared_before += remembered.shared_tokens
 
 
 class SharedProcessScores(ProcessScorer):

@@ -25,7 +25,7 @@ from itscale.budget import Budget, Ledger, Usage
 from itscale.errors import ItscaleError, OptionError, RecordingError, whole_number
 from itscale.methods.arrivals import together
 from itscale.methods.base import Method, Result
-from itscale.models.base import Model, WrappedModel
+from itscale.models.base import Came, Model, WrappedModel
 from itscale.randomness import Randomness, derive, stream_of
 from itscale.registry import method_label
 from itscale.scorers.base import Scorer
@@ -291,6 +291,24 @@ class _Witness(WrappedModel):
     ) -> list[Path]:
         self._ledger = ledger
         return await self._model.extend(path, n, until, sampling, rng, ledger)
+
+    @property
+    def samples_together(self) -> bool:
+        # Shared, recorded, raced or none of it: a run draws what it always would.
+        return self._model.samples_together and self.samples_alike
+
+    async def extend_each(
+        self,
+        path: Path,
+        n: int,
+        until: Until,
+        sampling: Sampling,
+        rng: Randomness,
+        ledger: Ledger,
+        came: Came,
+    ) -> list[Path]:
+        self._ledger = ledger
+        return await self._model.extend_each(path, n, until, sampling, rng, ledger, came)
 
     async def logprobs_of(
         self, path: Path, token_ids: Sequence[int], sampling: Sampling, ledger: Ledger

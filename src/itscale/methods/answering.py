@@ -5,7 +5,7 @@ less than several calls cost, and tells of each as soon as it is whole (`Model.s
 samples of `sample` and `sample_scored` are asked for together: each is judged when it is there, and
 those that are whole when time is up are candidates. Where tokens are limited, and has to be seen how
 many a sample leaves for the next, they are asked for one by one; so is what may be stopped early
-(`sample_while`).
+(`sample_while`). Where samples are alike either way (`Model.samples_alike`), all of these are the very same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from itscale.methods.arrivals import Arrivals, together
 from itscale.methods.lineage import How
 from itscale.methods.steering import Steering
 from itscale.models.base import Came
-from itscale.randomness import Randomness, TheseChildren
+from itscale.randomness import Neighbours, Randomness
 from itscale.types import Path
 
 __all__ = ["Answering", "Judged"]
@@ -42,7 +42,7 @@ class Answering(Steering):
         the empty path alone when it bound before the first.
 
         Sample i depends on the run's seed and i alone, so runs of different n share a prefix. Drawn together,
-        that is the server's affair: vLLM's seeds keep it.
+        that is the server's affair (`Model.samples_alike`): vLLM's seeds keep it.
         """
         return [path for path, _ in await self._sample(n, scored=False)]
 
@@ -59,7 +59,7 @@ class Answering(Steering):
         self, n: int, wanted: Callable[[Sequence[Path]], Awaitable[int]], *, in_order: bool = False
     ) -> list[Path]:
         """Whole answers for as long as more are wanted, `n` at most, in the order of their seeds; the very
-        samples of `sample`, where that does not draw them together.
+        samples of `sample`, unless that draws others together than one by one.
 
         `wanted` is given the answers so far, first to arrive first, and says how many more to have
         under way. At 0 the sampling ends: what still runs is cancelled upstream, and charged for
@@ -93,7 +93,7 @@ class Answering(Steering):
 
     async def _drawn(self, i: int, *, scored: bool) -> list[Judged]:
         """Whole answer `i`, judged if that is wanted; no or the empty path where there is none."""
-        children = await self._propose(self.root, 1, _WHOLE, self.rng.child("sample", i))
+        children = await self._propose(self.root, 1, _WHOLE, self._streams(range(i, i + 1)))
         return [
             (child, await self._judge(child) if scored and child is not self.root else None)
             for child in children
@@ -120,18 +120,13 @@ class Answering(Steering):
         return many and math.isinf(self.ledger.left)
 
     async def _drawn_together(self, numbers: range, *, scored: bool) -> list[Judged]:
-        """The numbered whole answers out of one call, each judged when it is there, if that is wanted.
-
-        The call's own stream is named after the first alone, so that a server that derives the seed of
-        each text from one and its number gives the first of n as the first of more.
-        """
-        streams = [self.rng.child("sample", i) for i in numbers]
-        stream = TheseChildren([(own, 0) for own in streams], self.rng.child("samples", numbers[0]))
+        """The numbered whole answers out of one call, each judged when it is there, if that is wanted."""
+        stream = self._streams(numbers)
         drawn: dict[int, Path] = {}
         judging: dict[int, asyncio.Task[tuple[float, ...] | None]] = {}
 
         def came(i: int, child: Path) -> None:
-            self._lineage.proposed(self.root, child, streams[i].child("then", 0))
+            self._lineage.proposed(self.root, child, stream.child("then", i))
             drawn[i] = child
             if scored:
                 judging[i] = asyncio.ensure_future(self._judge(child))
@@ -145,6 +140,16 @@ class Answering(Steering):
             await asyncio.gather(*judging.values(), return_exceptions=True)
             raise
         return [(drawn[i], scores.get(i)) for i in sorted(drawn)]
+
+    def _streams(self, numbers: range) -> Neighbours:
+        """The streams of numbered samples, which are neighbours up to `MOST_TOGETHER`.
+
+        Their common stream is named after the first that may be asked for with them, so that a server that
+        derives the seed of each text from one and its number gives the first of n as the first of more.
+        """
+        first = numbers[0] - numbers[0] % MOST_TOGETHER
+        own = self.rng.child("samples", first)
+        return Neighbours([self.rng.child("sample", i) for i in numbers], own, numbers[0] - first)
 
     @abstractmethod
     def survivors(self, paths: list[Path]) -> list[Path]:

@@ -92,6 +92,12 @@ class Model(ABC):
         return False
 
     @property
+    def samples_alike(self) -> bool:
+        """Whether an answer drawn from one of some `Neighbours` is the same, whichever of them are asked for
+        in one call: what is drawn together can then be recorded, shared and gone on with one by one."""
+        return True
+
+    @property
     def identity(self) -> str:
         """What tells this model from every other whose answers differ; recordings are kept by it.
 
@@ -207,7 +213,11 @@ def check_plain(prompt: Prompt, model: str) -> None:
 
 
 class WrappedModel(Model):
-    """A model that is another one but for what a subclass changes."""
+    """A model that is another one but for what a subclass changes.
+
+    It draws no samples together: what `extend` changes would be missing. A subclass that changes
+    `extend_each` too may say that it does, where they are `samples_alike`.
+    """
 
     def __init__(self, model: Model) -> None:
         self.name = model.name
@@ -222,6 +232,10 @@ class WrappedModel(Model):
     @property
     def prefers_n(self) -> bool:
         return self._model.prefers_n
+
+    @property
+    def samples_alike(self) -> bool:
+        return self._model.samples_alike
 
     @property
     def top_logprobs(self) -> int:

@@ -11,6 +11,11 @@ request for each child charges each; there, only calls repeated as they were are
 
 A call that failed or was cancelled is charged, and not recorded.
 
+Answers that are drawn together are recorded one by one, at the addresses they have alone, so only where
+they are the same alone (`Model.samples_alike`) are they drawn together. They are told of as they come, and
+kept with their call; where another process on the file has kept others meanwhile, this run goes on with
+what it was told.
+
 Not covered: a limit on seconds, which binds elsewhere in a faster run. A replayed path has nothing
 in an engine's cache; what the model makes of it later computes the prefix again.
 """
@@ -23,12 +28,15 @@ from typing import Any
 
 from itscale.budget import Charges, Ledger
 from itscale.errors import OptionError
-from itscale.models.base import Model, WrappedModel
-from itscale.randomness import Randomness, Seeded, SomeChildren
+from itscale.models.base import Came, Model, WrappedModel
+from itscale.randomness import Neighbours, Randomness, Seeded, SomeChildren, stretches
 from itscale.recording import Address, Calls, Recorded
 from itscale.types import End, Path, Sampling, Step, Until
 
 __all__ = ["RecordedModel"]
+
+_Fresh = tuple[Sequence[int], list[Path]]
+"""Children as they came live and their numbers; no numbers where nobody can tell them."""
 
 
 class RecordedModel(WrappedModel):
@@ -49,9 +57,60 @@ class RecordedModel(WrappedModel):
     def identity(self) -> str:
         return self._identity
 
+    @property
+    def samples_together(self) -> bool:
+        return self._model.samples_together and self.samples_alike
+
     async def extend(
         self, path: Path, n: int, until: Until, sampling: Sampling, rng: Randomness, ledger: Ledger
     ) -> list[Path]:
+        async def ask(missing: Sequence[int], spent: Ledger) -> _Fresh:
+            stream = rng if len(missing) == n else SomeChildren(rng, missing)
+            fresh = await self._model.extend(path, len(missing), until, sampling, stream, spent)
+            # Of fewer than were wanted nobody can tell which are which.
+            return missing if len(fresh) == len(missing) else (), fresh
+
+        return await self._extended(path, n, until, sampling, rng, ledger, ask, None)
+
+    async def extend_each(
+        self,
+        path: Path,
+        n: int,
+        until: Until,
+        sampling: Sampling,
+        rng: Randomness,
+        ledger: Ledger,
+        came: Came,
+    ) -> list[Path]:
+        if not (isinstance(rng, Neighbours) and self.samples_together):
+            return await super().extend_each(path, n, until, sampling, rng, ledger, came)
+
+        async def ask(missing: Sequence[int], spent: Ledger) -> _Fresh:
+            fresh: dict[int, Path] = {}
+            for first, count in stretches(missing):
+
+                def told(number: int, child: Path, first: int = first) -> None:
+                    fresh[first + number] = child
+                    came(first + number, child)
+
+                some = rng.some(first, count)
+                await self._model.extend_each(path, count, until, sampling, some, spent, told)
+            return sorted(fresh), [fresh[i] for i in sorted(fresh)]
+
+        return await self._extended(path, n, until, sampling, rng, ledger, ask, came)
+
+    async def _extended(
+        self,
+        path: Path,
+        n: int,
+        until: Until,
+        sampling: Sampling,
+        rng: Randomness,
+        ledger: Ledger,
+        ask: Callable[[Sequence[int], Ledger], Awaitable[_Fresh]],
+        came: Came | None,
+    ) -> list[Path]:
+        """The children, those that are missing in the recording from `ask`, which tells `came` of them."""
         if not isinstance(rng.child(0), Seeded):
             raise OptionError(f"draws of a {type(rng).__name__} cannot be recorded; pass a Seeded stream")
         call = self._address(path, until, sampling)
@@ -62,29 +121,46 @@ class RecordedModel(WrappedModel):
             missing = [i for i, recorded in enumerate(found) if recorded is None]
             if missing and self._recording.offline:
                 raise await self._recording.missing(addresses[missing[0]], self.name, path.prompt.question)
-            replayed = [recorded for recorded in found if recorded is not None]
-            children = [_grown(path, recorded.answer) for recorded in replayed]
-            free = _together(replayed, alone=not missing)
+            replayed = {i: recorded for i, recorded in enumerate(found) if recorded is not None}
+            children = {i: _grown(path, recorded.answer) for i, recorded in replayed.items()}
+            if came is not None:
+                for i, child in children.items():
+                    came(i, child)
+            free = _together([*replayed.values()], alone=not missing)
             if not missing:
-                ledger.charge_replayed(accounted.charges if accounted else free)
-                return children
+                alone = None if accounted else await self._charged_alone(call, n, rng)
+                ledger.charge_replayed(accounted.charges if accounted else alone or free)
+                return [*children.values()]
             ledger.charge_replayed(free)
             spent = ledger.apart()
             try:
-                stream = rng if len(missing) == n else SomeChildren(rng, missing)
-                fresh = await self._model.extend(path, len(missing), until, sampling, stream, spent)
+                numbers, fresh = await ask(missing, spent)
             finally:
                 ledger.charge(spent.charges())
-            if len(fresh) < len(missing):
-                return children + fresh  # nobody can tell which are which
+            if not numbers:
+                return [*children.values(), *fresh]
             steps = [_steps(path, child) for child in fresh]
             live = Recorded.of(steps, spent.charges())
             each = _each(live, [child.n_tokens - path.n_tokens for child in fresh])
-            new = dict(zip([addresses[i] for i in missing], each, strict=True))
-            kept = await self._recording.keep({**new, account: Recorded(None, _sum(live.charges, free))})
-        for i, child, mine, winner in zip(missing, fresh, steps, kept, strict=False):
-            children.insert(i, child if winner.answer == mine else _grown(path, winner.answer))
-        return children
+            new = dict(zip([addresses[i] for i in numbers], each, strict=True))
+            if len(numbers) == len(missing):
+                new[account] = Recorded(None, _sum(live.charges, free))
+            kept = await self._recording.keep(new)
+        for i, child, mine, winner in zip(numbers, fresh, steps, kept, strict=False):
+            children[i] = child if came or winner.answer == mine else _grown(path, winner.answer)
+        return [children[i] for i in sorted(children)]
+
+    async def _charged_alone(self, call: Address, n: int, rng: Randomness) -> Charges | None:
+        """What children cost that were recorded before they were `Neighbours`: each a call of its own."""
+        if not isinstance(rng, Neighbours):
+            return None
+        each = await self._recording.look_up([call.draw(one.seed).draw(1) for one in rng.streams[:n]])
+        whole: Charges = {}
+        for one in each:
+            if one is None:
+                return None
+            whole = _sum(whole, one.charges)
+        return whole
 
     async def logprobs_of(
         self, path: Path, token_ids: Sequence[int], sampling: Sampling, ledger: Ledger

@@ -78,6 +78,7 @@ class Server:
     chat: bool = True
     n: str = "honours"  # or ignores, rejects, copies
     seeds: bool = True
+    stride: int = 1  # from the seed of one text of a request to that of the next
     prefill: str | None = "continue"  # or prefix, trailing, None: a closed turn, always a new answer
     stop: str = "included"  # or named, silent
     logprobs: bool = True
@@ -231,7 +232,10 @@ class Server:
         if seed is None:
             self._unseeded += 1
             seed = self._unseeded + 10**6
-        said = [self._say(body, prefix, limit, seed + (0 if self.n == "copies" else i)) for i in range(n)]
+        said = [
+            self._say(body, prefix, limit, seed + (0 if self.n == "copies" else i * self.stride))
+            for i in range(n)
+        ]
         made = sum(len(one.ids) for one in said)
         if body.get("stream") and self.streams:
             choices = [choice(i, one, body, prefix) for i, one in enumerate(said)]

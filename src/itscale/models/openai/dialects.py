@@ -50,6 +50,8 @@ class Facts:
     """n texts in one request; fan-out if not."""
     each: bool = True
     """Whether the tokens of each of n texts are told; only whole answers are asked for together if not."""
+    counts_up: bool = False
+    """Whether text i of a request with the seed s is that of a request with the seed s + i."""
     seeds: bool
     """The same seed gives the same text."""
     takes_seed: bool

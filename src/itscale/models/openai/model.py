@@ -32,7 +32,7 @@ from itscale.models.openai.given import given_logprobs
 from itscale.models.openai.llama import LlamaDialect
 from itscale.models.openai.probe import chat_facts, probe
 from itscale.models.openai.wire import Choice
-from itscale.randomness import Randomness
+from itscale.randomness import Neighbours, Randomness
 from itscale.types import End, Path, Prompt, Sampling, Step, Until
 
 __all__ = ["OpenAIModel"]
@@ -96,6 +96,10 @@ class OpenAIModel(Model):
     def samples_together(self) -> bool:
         # In one piece an answer of several texts would be lost to a deadline with all that are whole.
         return self.facts.n and self.facts.streams is not None
+
+    @property
+    def samples_alike(self) -> bool:
+        return self.facts.counts_up
 
     @property
     def top_logprobs(self) -> int:
@@ -222,6 +226,8 @@ class OpenAIModel(Model):
         async with self._settling:
             if self._chat is None:
                 facts = await chat_facts(self.endpoint, self.facts.model, self.facts.max_context)
+                if self.samples_alike and not facts.counts_up:
+                    facts = replace(facts, n=False)  # one by one then, so that they are
                 self._chat = ChatDialect(self.endpoint, facts)
         return self._chat
 
@@ -230,7 +236,7 @@ async def _children(asking: Asking, n: int, rng: Randomness, came: Came | None) 
     """Up to n children in the order of their numbers, each told to `came` as soon as it is whole."""
     dialect, refused = asking.dialect, False
     early = Early(came or _nobody, n)
-    if n > 1 and _is_one_request(asking, streamed=came is not None):
+    if n > 1 and _is_one_request(asking, n, rng, streamed=came is not None):
         try:
             await _together(asking, n, rng, early, at_once=came is not None)
         except Refused as error:
@@ -250,11 +256,13 @@ async def _children(asking: Asking, n: int, rng: Randomness, came: Came | None) 
     return [early.told[i] for i in sorted(early.told)]
 
 
-def _is_one_request(asking: Asking, *, streamed: bool) -> bool:
+def _is_one_request(asking: Asking, n: int, rng: Randomness, *, streamed: bool) -> bool:
     """Whether several children are asked for in one request, which has to come in pieces if `streamed`."""
     facts = asking.dialect.facts
     if streamed and facts.streams is None:
         return False
+    if rng.seed % _SEEDS + n > _SEEDS:
+        return False  # a server counts beyond, and one by one they would start anew
     # Greedy children are asked for one by one: servers refuse n at temperature 0.
     return facts.n and asking.sampling.temperature > 0 and (facts.each or asking.request.until.what == "end")
 
@@ -266,7 +274,7 @@ def _nobody(_number: int, _child: Path) -> None:
 async def _together(asking: Asking, n: int, rng: Randomness, early: Early, *, at_once: bool) -> None:
     """Children out of one request: n, or fewer where the server did not do as it was told."""
     dialect = asking.dialect
-    choices, children = await asking.ask({"n": n} | _seed(dialect, rng), early if at_once else None)
+    choices, children = await asking.ask({"n": n} | _seed(dialect, rng.seed), early if at_once else None)
     if len(choices) < n:
         _distrust_n(dialect, f"gave {len(choices)} of {n} texts in one request")
     elif _copies(choices, asking.sampling):
@@ -278,9 +286,11 @@ async def _together(asking: Asking, n: int, rng: Randomness, early: Early, *, at
 
 async def _apart(asking: Asking, which: Sequence[int], rng: Randomness, early: Early) -> None:
     """The numbered children, each from a request of its own; those that failed are missing."""
+    neighbours = asking.dialect.facts.counts_up and isinstance(rng, Neighbours)
 
     async def one(i: int) -> None:
-        _, [child, *_] = await asking.for_child(i).ask(_seed(asking.dialect, rng.child(i)))
+        own = rng.seed + i if neighbours else rng.child(i).seed
+        _, [child, *_] = await asking.for_child(i).ask(_seed(asking.dialect, own))
         early.tell(i, child)
 
     if len(which) == 1 and not early.told:  # nobody to wait for beside it
@@ -299,8 +309,8 @@ async def _apart(asking: Asking, which: Sequence[int], rng: Randomness, early: E
     asking.ledger.failed_calls += len(failures)
 
 
-def _seed(dialect: Dialect, rng: Randomness) -> dict[str, int]:
-    return {"seed": rng.seed % _SEEDS} if dialect.facts.takes_seed else {}
+def _seed(dialect: Dialect, seed: int) -> dict[str, int]:
+    return {"seed": seed % _SEEDS} if dialect.facts.takes_seed else {}
 
 
 def _distrust_n(dialect: Dialect, why: str) -> None:

@@ -20,7 +20,13 @@ from itscale.models.openai.failures import Refused
 from itscale.models.openai.given import way_to_tell
 from itscale.models.openai.llama import LlamaAssembly, completion_body, prompt_ids, read_native
 from itscale.models.openai.stream import stream_fields
-from itscale.models.openai.trials import comes_in_pieces, samples_differ, seeds_decide, way_of_telling
+from itscale.models.openai.trials import (
+    comes_in_pieces,
+    counts_up,
+    samples_differ,
+    seeds_decide,
+    way_of_telling,
+)
 from itscale.models.openai.wire import Choice, Malformed, Reply, read_completion
 from itscale.types import Prompt, Sampling
 
@@ -124,6 +130,10 @@ async def _token_facts(endpoint: Endpoint, model: str, context: int | None) -> F
         extra = {**SAMPLED, "temperature": temperature, "seed": 7, "logprobs": k, **by_id}
         return (await ask(extra)).choices[0]
 
+    async def several(temperature: float, seed: int, n: int) -> Reply:
+        more = {"n": n} if n > 1 else {}
+        return await ask({**SAMPLED, "temperature": temperature, "seed": seed, **more})
+
     try:
         greedy = (await ask(_GREEDY)).choices[0]
         if not greedy.token_ids or not greedy.pieces or len(greedy.token_ids) != len(greedy.pieces):
@@ -144,6 +154,7 @@ async def _token_facts(endpoint: Endpoint, model: str, context: int | None) -> F
         model=model,
         dialect="token",
         n=n,
+        counts_up=n and seeds and await counts_up(several),
         seeds=seeds,
         takes_seed=True,
         logprobs=greedy.logprobs is not None,
@@ -273,10 +284,15 @@ async def chat_facts(endpoint: Endpoint, model: str, context: int | None) -> Fac
     async def hot() -> Reply:
         return await chat.ask({**SAMPLED, "temperature": 2.0}, n=4)
 
+    async def several(temperature: float, seed: int, n: int) -> Reply:
+        return await chat.ask({**SAMPLED, "temperature": temperature, "seed": seed}, n=n)
+
+    n = len(samples.choices) == 2 and (counted or await samples_differ(samples, hot))
     facts = Facts(
         model=model,
         dialect="chat",
-        n=len(samples.choices) == 2 and (counted or await samples_differ(samples, hot)),
+        n=n,
+        counts_up=n and seeds and await counts_up(several),
         each=counted,
         seeds=seeds,
         takes_seed="seed" in chat.features,

@@ -12,7 +12,7 @@ from itscale.models.openai.failures import Refused
 from itscale.models.openai.stream import STREAMS, Assembly, Streams
 from itscale.models.openai.wire import Choice, Malformed, Reply
 
-__all__ = ["comes_in_pieces", "samples_differ", "seeds_decide", "way_of_telling"]
+__all__ = ["comes_in_pieces", "counts_up", "samples_differ", "seeds_decide", "way_of_telling"]
 
 _BEYOND_CHANCE = math.log(1e-4)
 _UNKNOWN = math.log(0.02)
@@ -68,6 +68,31 @@ async def seeds_decide(ask: Callable[[int], Awaitable[Reply]], pair: tuple[Choic
             break
         pair = (await ask(seed)).choices[0], (await ask(seed)).choices[0]
     return True
+
+
+async def counts_up(ask: Callable[[float, int, int], Awaitable[Reply]]) -> bool:
+    """Whether text i of a request with the seed s is that of a request with the seed s + i, alone or with
+    others: told by texts that chance would not have made agree. `ask` takes temperature, seed, and n.
+
+    At temperature 2, where a token of probability p at 1 has at most the root of p (twice the log at most).
+    """
+    evidence = 0.0  # log of the probability that independent draws agree as often, or more
+    for seed in range(100, 100 + 4 * _MOST_PAIRS, 4):
+        try:
+            four, three, one = [(await ask(2.0, seed + at, 4 - at)).choices for at in (0, 1, 3)]
+        except (Refused, Malformed):
+            return False
+        said = [[(choice.token_ids, choice.text) for choice in choices] for choices in (four, three, one)]
+        if len(four) < 4 or said[0][1:] != said[1] or said[0][3:] != said[2]:
+            return False
+        new = [choice for i, choice in enumerate(four) if said[0][i] not in said[0][:i]]
+        if len(new) == 1:
+            return False  # whatever the seed, it always says that
+        for choice in new[1:]:
+            evidence += _UNKNOWN if choice.logprobs is None else math.fsum(choice.logprobs) / 2
+        if evidence < _BEYOND_CHANCE:
+            return True
+    return False
 
 
 async def way_of_telling(ask: Ask, wanted: int, *, distinct: bool) -> tuple[int | None, int | None]:
