@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 from collections import Counter
 from types import CoroutineType, FunctionType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from itscale.events import Stopped
+from itscale.gateway.live import live
 from itscale.gateway.streaming import HungUp, connected
 from itscale.models.openai.client import Call
 from tests.gateway.worlds import World, within
@@ -226,3 +229,75 @@ def test_a_cycle_is_seen(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(Call, "__init__", held)
     assert rubbish("majority:n=4/far", Server())["Call"] == 1
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", ["toy", "far", "best-of-n:n=2/toy"])
+def test_a_client_that_is_found_gone_while_it_is_answered_leaves_nothing_behind(
+    model: str, stream: bool, at: int, caplog: pytest.LogCaptureFixture
+):
+    """Its socket says so where no disconnect was heard yet. No fault, and every place is free."""
+
+    async def ask(world: World) -> int:
+        message = {
+            "type": "http.request",
+            "body": json.dumps({"model": model, "stream": stream, **CHAT}).encode(),
+        }
+        heard, sent = [message], 0
+
+        async def receive() -> dict[str, Any]:
+            return heard.pop() if heard else await forever()
+
+        async def send(message: Any) -> None:
+            nonlocal sent
+            sent += 1
+            if sent > at:
+                raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; it is closed")
+
+        await world.gateway({**SCOPE, "path": "/v1/chat/completions"}, receive, send)
+        gates = [world.gateway.gate, *(served.gate for served in world.gateway.runtime.models.values())]
+        assert [gate.inside for gate in gates] == [0, 0, 0]
+        while world.upstream.running:
+            await asyncio.sleep(0.001)
+        return sent
+
+    asked = within(ask)
+    assert asked == (2 if not stream and at == 2 else at + 1)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+CHAT = {"messages": [{"role": "user", "content": "pick one"}]}
+SCOPE: dict[str, Any] = {"type": "http", "method": "POST", "headers": [(b"host", b"x")], "query_string": b""}
+
+
+def test_an_event_and_a_hang_up_in_one_turn_lose_neither():
+    """The stream of a run is cancelled though the event that it waited for has just come."""
+
+    async def main(turns: int) -> bool:
+        told: list[Any] = []
+
+        class Run:
+            seeds = (0,)
+            method = None
+
+            async def run(self, choice: int, observe: Any) -> None:
+                told.append(observe)
+                await asyncio.Event().wait()
+
+        async def listen() -> None:
+            async for _ in live(cast("Any", Run())):
+                pass
+
+        listening = asyncio.ensure_future(listen())
+        while not told:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        told[0](Stopped("done"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        listening.cancel()
+        done, _ = await asyncio.wait({listening}, timeout=0.5)
+        return bool(done)
+
+    assert all(asyncio.run(main(turns)) for turns in range(4))

@@ -123,7 +123,12 @@ class Gateway:
                 if self.draining:
                     headers.append((b"connection", b"close"))
                 message = {**message, "headers": headers}
-            await send(message)
+            try:
+                await send(message)
+            except RuntimeError as error:  # uvloop's, where the socket has closed and nobody was told yet
+                if "closed" not in str(error):
+                    raise
+                raise HungUp from None
 
         asking = Asking(request, record, self.runtime)
         try:

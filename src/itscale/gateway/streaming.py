@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -163,21 +163,30 @@ async def completion_events(
     yield DONE
 
 
-async def opened(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+class Opened:
+    """A stream of bytes whose first are there. Closing it closes the stream, begun to be read or not."""
+
+    def __init__(self, first: bytes, rest: AsyncGenerator[bytes, None]) -> None:
+        self._first = first
+        self._rest = rest
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._first
+        async for piece in self._rest:
+            yield piece
+
+    async def aclose(self) -> None:
+        """Let go of everything the stream holds."""
+        await self._rest.aclose()
+
+
+async def opened(events: AsyncGenerator[bytes, None]) -> Opened:
     """A stream whose first bytes are there, so that what fails before them has a status of its own.
 
     Raises:
         Fault, ItscaleError: it failed before them.
     """
-    first = await anext(events)
-
-    async def rest() -> AsyncGenerator[bytes, None]:
-        async with aclosing(events):
-            yield first
-            async for piece in events:
-                yield piece
-
-    return rest()
+    return Opened(await anext(events), events)
 
 
 async def connected(receive: Receive, work: Awaitable[T]) -> T:
@@ -231,7 +240,7 @@ class EventStream(Response):
 
     def __init__(
         self,
-        pieces: AsyncGenerator[bytes, None],
+        pieces: Opened,
         headers: Mapping[str, str] | None = None,
         *,
         failed: Callable[[BaseException], Fault] = fault_of,
@@ -257,11 +266,13 @@ class EventStream(Response):
                 await self._over()
 
     async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async with aclosing(self._pieces) as pieces:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             try:
                 async for piece in pieces:
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
+            except HungUp:
+                raise
             except Exception as error:  # noqa: BLE001  whatever it is, the client is told in the stream
                 await send(
                     {
