@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
@@ -112,8 +116,8 @@ async def answered(
     asking.record.cache = "miss" if key is not None else None
 
     async def work() -> dict[str, Any]:
-        async with gateway.gate.pass_through(), served.held(), served.gate.pass_through():
-            made: Job = await job()
+        async with AsyncExitStack() as places:
+            made = await _begun(places, gateway, asking, served, job)
             results = await run_all(made)
             _note(asking, results)
             return await envelope(made, results)
@@ -137,13 +141,62 @@ async def streamed(
     usage = request.stream_options is not None and request.stream_options.include_usage
 
     async def pieces() -> AsyncGenerator[bytes, None]:
-        async with gateway.gate.pass_through(), served.held(), served.gate.pass_through():
-            made: Job = await job()
+        async with AsyncExitStack() as places:
+            made = await _begun(places, gateway, asking, served, job)
             async for piece in chunks(made, envelope, usage, lambda results: _note(asking, results)):
                 yield piece
 
     begun = await connected(asking.request.receive, opened(pieces()))
     return EventStream(begun, failed=gateway.fault(asking.record))
+
+
+@asynccontextmanager
+async def _place(gateway: Gateway, served: ServedModel) -> AsyncIterator[None]:
+    """A place at the gateway and one at the model."""
+    async with gateway.gate.pass_through(), served.held(), served.gate.pass_through():
+        yield
+
+
+async def _begun(
+    places: AsyncExitStack,
+    gateway: Gateway,
+    asking: Asking,
+    served: ServedModel,
+    job: Callable[[], Awaitable[Job]],
+) -> Job:
+    """The job, with its place, and what is left of the request's time after waiting for that."""
+    seconds = asking.plan().budget.seconds
+    assert seconds is not None  # the operator's limit, if nothing else
+    ends = time.monotonic() + seconds
+    with _deadline(seconds):
+        async with asyncio.timeout(seconds):
+            await places.enter_async_context(_place(gateway, served))
+            made = await job()
+    return replace(made, ends=ends, spent=lambda usage: asking.record.spent([usage]))
+
+
+@contextmanager
+def _deadline(seconds: float | None) -> Iterator[None]:
+    """A time limit that is over, in the client's terms."""
+    try:
+        yield
+    except TimeoutError:
+        raise Fault(
+            504, f"no answer within {seconds:g} s; allow more itscale.seconds", code="deadline_exceeded"
+        ) from None
+
+
+async def _within(pieces: AsyncGenerator[bytes, None], seconds: float | None) -> AsyncGenerator[bytes, None]:
+    """The pieces that come in time; then a Fault."""
+    ends = None if seconds is None else asyncio.get_running_loop().time() + seconds
+    async with aclosing(pieces):
+        while True:
+            with _deadline(seconds):
+                async with asyncio.timeout_at(ends):
+                    piece = await anext(pieces, None)
+            if piece is None:
+                return
+            yield piece
 
 
 async def _passed(gateway: Gateway, asking: Asking, served: ServedModel, route: str) -> Response:
@@ -158,11 +211,13 @@ async def _passed(gateway: Gateway, asking: Asking, served: ServedModel, route: 
             param=name,
             code="invalid_value",
         )
+    _check_stream(asking.said)
     if not asking.said.get("stream"):
 
         async def work() -> Response:
-            async with gateway.gate.pass_through(), served.held(), served.gate.pass_through():
-                passed = await ask(served, route, asking.body, asking.said)
+            with _deadline(options.seconds):
+                async with asyncio.timeout(options.seconds), _place(gateway, served):
+                    passed = await ask(served, route, asking.body, asking.said)
             asking.record.counted(passed.counts)
             return Response(passed.body, media_type=passed.content_type)
 
@@ -172,7 +227,7 @@ async def _passed(gateway: Gateway, asking: Asking, served: ServedModel, route: 
 
     async def pieces() -> AsyncGenerator[bytes, None]:
         try:
-            async with gateway.gate.pass_through(), served.held(), served.gate.pass_through():
+            async with _place(gateway, served):
                 async for piece in stream(
                     served, route, asking.body, asking.said, count=asking.budgeted, counted=counted
                 ):
@@ -180,15 +235,21 @@ async def _passed(gateway: Gateway, asking: Asking, served: ServedModel, route: 
         finally:
             asking.record.counted(counted[0] if counted else None)
 
-    begun = await connected(asking.request.receive, opened(pieces()))
+    begun = await connected(asking.request.receive, opened(_within(pieces(), options.seconds)))
     return EventStream(begun, failed=gateway.fault(asking.record))
 
 
 def _note(asking: Asking, results: list[Result]) -> None:
-    asking.record.spent([result.usage for result in results])
     asking.record.stop_reason = results[0].stop_reason.value
     if asking.record.texts is not None:
         asking.record.texts["answer"] = [result.text for result in results]
+
+
+def _check_stream(said: dict[str, Any]) -> None:
+    """What the gateway itself reads of a request that passes."""
+    for name, kind, word in (("stream", bool, "true or false"), ("stream_options", dict, "an object")):
+        if said.get(name) is not None and not isinstance(said[name], kind):
+            raise Fault(400, f"{name} must be {word}; change it", param=name, code="invalid_value")
 
 
 def _check_tools(request: ChatRequest) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from itscale.budget import Ledger, Usage
 from itscale.errors import OptionError
 from itscale.events import Event
 from itscale.gateway.faults import Fault, option_fault
@@ -43,6 +45,10 @@ class Job:
     scorer: Scorer | None
     seeds: tuple[int, ...]
     """One for each choice."""
+    ends: float | None = None
+    """When the request's time is over, by `time.monotonic()`; None: its seconds begin with each run."""
+    spent: Callable[[Usage], None] | None = None
+    """Told what each run has spent when it ends, however it ends."""
 
     async def run(self, choice: int, *observers: Callable[[Event], None]) -> Result:
         """Answer choice number `choice`.
@@ -51,9 +57,19 @@ class Job:
             Fault: the deadline came before any answer.
             ItscaleError: as `Method.run` says.
         """
-        result = await self.method.run(
-            self.prompt, self.model, self.scorer, self.plan.budget, self.seeds[choice], *observers
-        )
+        budget = self.plan.budget
+        if self.ends is not None:
+            budget = replace(budget, seconds=max(0.001, self.ends - time.monotonic()))
+        ledger = Ledger(budget, self.model.price, self.scorer.price if self.scorer else None)
+        usage: Usage | None = None
+        try:
+            result = await self.method.run(
+                self.prompt, self.model, self.scorer, None, self.seeds[choice], *observers, ledger=ledger
+            )
+            usage = result.usage
+        finally:
+            if self.spent is not None:
+                self.spent(ledger.usage(kept_tokens=0) if usage is None else usage)
         if result.candidates[result.chosen].path.parent is None and result.stop_reason is StopReason.SECONDS:
             raise Fault(
                 504,

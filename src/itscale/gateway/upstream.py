@@ -87,6 +87,9 @@ async def stream(
                 reading.read(b"\n")
         except httpx.RequestError as error:
             raise _broken(served, error) from None
+        finally:
+            if count and not counted:  # broken off, or a server that does not count: what is known at least
+                counted.append(Counts(prompt=0, cached=0, generated=reading.events))
 
 
 @asynccontextmanager
@@ -200,6 +203,8 @@ class _Reading:
 
     def __init__(self, counted: list[Counts]) -> None:
         self._counted = counted
+        self.events = 0
+        """That had a choice in them: each is a token or more."""
         self._line = b""
         """The beginning of a line whose end is still to come."""
 
@@ -208,6 +213,8 @@ class _Reading:
         whole, end, rest = (self._line + piece if self._line else piece).rpartition(b"\n")
         self._line = rest if len(rest) <= _LONGEST_LINE else b""
         told = False
+        if end:
+            self.events += whole.count(b'"choices"')
         if end and b'"usage"' in whole:
             for line in whole.split(b"\n"):
                 if line.startswith(b"data:") and b'"usage"' in line and (found := usage_in(line[5:].strip())):

@@ -172,8 +172,10 @@ class Method(ABC):
         budget: Budget | None = None,
         seed: int | Randomness = 0,
         *observers: Callable[[Event], None],
+        ledger: Ledger | None = None,
     ) -> Result:
-        """Answer `prompt`.
+        """Answer `prompt`. With a `ledger`, which then says the budget too, what was spent can be read there
+        also of a run that fails or is cancelled.
 
         Raises:
             OptionError: model or scorer lack what this method needs (checked before any token), or the
@@ -185,7 +187,7 @@ class Method(ABC):
         self.check(model, scorer)
         rng = stream_of(seed)
         prompt = Prompt.user(prompt) if isinstance(prompt, str) else prompt
-        ledger = Ledger(budget or Budget(), model.price, scorer.price if scorer else None)
+        ledger = ledger or Ledger(budget or Budget(), model.price, scorer.price if scorer else None)
         trace = Trace(*observers)
         session = self.session(prompt, model, scorer, ledger, rng, trace)
         try:
