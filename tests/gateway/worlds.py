@@ -57,7 +57,7 @@ class World:
             Config.model_validate(config),
             models={"toy": self.model},
             scorers={"judge": judge()},
-            transports=lambda: Wire(self.upstream),
+            transports=lambda _: Wire(self.upstream),
         )
         self.client = httpx.AsyncClient(transport=Wire(self.gateway), base_url="http://gateway", timeout=20)
 

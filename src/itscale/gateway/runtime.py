@@ -24,8 +24,8 @@ from itscale.models.base import Capability, Model
 from itscale.models.openai.address import Address, Key, find_key
 from itscale.models.openai.client import Endpoint
 from itscale.models.openai.concurrency import Concurrency
-from itscale.models.openai.connections import LeanTransport
 from itscale.models.openai.model import OpenAIModel
+from itscale.models.openai.pool import transport_to
 from itscale.models.openai.probe import is_offered, models_at
 from itscale.registry import load_model, load_scorer
 from itscale.scorers.base import Scorer
@@ -34,8 +34,8 @@ from itscale.types import Prompt
 __all__ = ["Runtime", "ServedModel", "Transports"]
 
 T = TypeVar("T")
-Transports = Callable[[], httpx.AsyncBaseTransport]
-"""Makes the connections to upstream servers; tests give one that ends in this process."""
+Transports = Callable[[str], httpx.AsyncBaseTransport]
+"""Makes the connections to the server at an address; tests give ones that end in this process."""
 
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -75,7 +75,7 @@ class ServedModel:
         kind, _, rest = entry.spec.partition(":")
         if kind == "openai":
             self.address = Address.parse(rest)
-            self.transport = transports()
+            self.transport = transports(self.address.url)
             self._endpoint = Endpoint(
                 self.address,
                 key,
@@ -182,7 +182,7 @@ class Runtime:
         self,
         config: Config,
         *,
-        transports: Transports = LeanTransport,
+        transports: Transports = transport_to,
         models: Mapping[str, Model] | None = None,
         scorers: Mapping[str, Scorer] | None = None,
         before: Runtime | None = None,

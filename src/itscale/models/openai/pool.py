@@ -14,11 +14,12 @@ from weakref import WeakKeyDictionary
 
 import httpx
 
+from itscale.errors import OptionError
 from itscale.models.openai.concurrency import Concurrency
 from itscale.models.openai.connections import LeanTransport
 from itscale.models.openai.http2 import may_be_http2
 
-__all__ = ["Pool", "join", "leave"]
+__all__ = ["Pool", "join", "leave", "transport_to"]
 
 CONNECT_S = 10.0
 _TIMEOUT = httpx.Timeout(None, connect=CONNECT_S).as_dict()
@@ -77,15 +78,46 @@ async def leave(pool: Pool, url: str) -> None:
         await pool.client.aclose()
 
 
+def transport_to(url: str) -> httpx.AsyncBaseTransport:
+    """Connections to the server at `url`: through the proxy that the environment names for it, else lean.
+
+    Over lean ones a call takes a fraction of the CPU time it takes over httpx's own, whose pool looks at all
+    of them for each request.
+
+    Raises:
+        OptionError: the proxy is none that can be spoken to.
+    """
+    proxy = _proxy_for(url)
+    if proxy is None:
+        return LeanTransport()
+    try:
+        return httpx.AsyncHTTPTransport(
+            proxy=proxy if "://" in proxy else f"http://{proxy}",
+            http2=may_be_http2(),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+        )
+    except (ImportError, ValueError, httpx.InvalidURL):  # their words may tell the proxy's password
+        raise OptionError(
+            f"the proxy that the environment names for {_origin(url)} is no http:// or https:// one "
+            "(socks5:// takes pip install socksio); set HTTP_PROXY or HTTPS_PROXY to one, or put the host "
+            "into NO_PROXY"
+        ) from None
+
+
 def _lean(url: str) -> httpx.AsyncBaseTransport | None:
-    """Connections over which a call takes a fraction of the CPU time it takes over httpx's own, whose pool
-    looks at all of them for each request. Left to httpx: HTTP/2 and proxies."""
-    server = urlsplit(url)
-    proxies = getproxies()
-    proxied = (server.scheme in proxies or "all" in proxies) and not proxy_bypass(server.hostname or "")
-    if proxied or (server.scheme == "https" and may_be_http2()):
+    """The same, but for HTTP/2, which is left to httpx's client."""
+    if _proxy_for(url) is None and urlsplit(url).scheme == "https" and may_be_http2():
         return None
-    return LeanTransport()
+    return transport_to(url)
+
+
+def _proxy_for(url: str) -> str | None:
+    """The proxy between here and a server: HTTP_PROXY, HTTPS_PROXY or ALL_PROXY, less NO_PROXY."""
+    server, proxies = urlsplit(url), getproxies()
+    host = server.netloc.rpartition("@")[2]
+    if proxy_bypass(server.hostname or "") or proxy_bypass(host):
+        return None
+    return proxies.get(server.scheme) or proxies.get("all")
 
 
 def _origin(url: str) -> str:
