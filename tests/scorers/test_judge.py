@@ -300,13 +300,13 @@ def test_specs_make_judges(tmp_path: FilePath):
         loaded.append(spec)
         return YES_NO
 
-    assert isinstance(judge_of("embedded", load), OutcomeScorer)
+    assert isinstance(judge_of("hf:y", load), OutcomeScorer)
     assert isinstance(judge_of("openai:m@http://h/v1#timeout=60#unit=step,n=3", load), ProcessScorer)
     assert isinstance(judge_of("openai:m@http://h/v1#timeout=60#", load), OutcomeScorer)
     assert isinstance(judge_of("hf:x#mode=compare", load), ComparisonScorer)
     judge = judge_of("hf:x#mode=yes-no,scale=0-5,max-tokens=9", load)
     assert judge.asking == Asking(yes_no=True, low=0, high=5, max_tokens=9)
-    assert loaded == ["embedded", *["openai:m@http://h/v1#timeout=60"] * 2, "hf:x", "hf:x"]
+    assert loaded == ["hf:y", *["openai:m@http://h/v1#timeout=60"] * 2, "hf:x", "hf:x"]
     own = tmp_path / "mine.toml"
     own.write_text('[score]\nuser = "Grade {answer}"\n')
     model = Scribe(lambda asked: "Score: 5")
@@ -319,6 +319,8 @@ def test_specs_make_judges(tmp_path: FilePath):
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
+        ("embedded", r"judge:openai:MODEL@URL, judge:hf:PATH\), or the embedded process scorer \(embedded\)"),
+        ("embedded#mode=compare", "cannot judge; give a judge that reads"),
         ("hf:x#mod=score", "did you mean 'mode'"),
         ("hf:x#mode=yesno", "did you mean 'yes-no'"),
         ("hf:x#unit=steps", "did you mean 'step'"),

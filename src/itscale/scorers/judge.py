@@ -336,6 +336,11 @@ def judge_of(text: str, load: Callable[[str], Model]) -> OutcomeJudge | ProcessJ
             f"judge:{text}#"
         )
     spec, options = scorer_options("judge", text, _OPTIONS)
+    if spec == "embedded":
+        raise OptionError(
+            "the embedded reasoner knows its two tasks only and cannot judge; give a judge that reads "
+            "instructions (judge:openai:MODEL@URL, judge:hf:PATH), or the embedded process scorer (embedded)"
+        )
     mode, unit = options.get("mode", "score"), options.get("unit", "answer")
     for name, value, known in (
         ("mode", mode, ("score", "yes-no", "compare")),
