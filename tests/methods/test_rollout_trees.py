@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import pytest
 
 from itscale.errors import AllFailedError, OptionError
@@ -17,7 +20,7 @@ from tests.methods.trees import run_alone as run
 NAMES = ["segment-tree", "entropy-tree", "lookahead-tree", "semantic-tree"]
 
 
-@pytest.mark.parametrize(
+FORKING = pytest.mark.parametrize(
     "method",
     [
         SegmentTree(segment=3),
@@ -28,6 +31,9 @@ NAMES = ["segment-tree", "entropy-tree", "lookahead-tree", "semantic-tree"]
     ],
     ids=str,
 )
+
+
+@FORKING
 def test_answers_share_their_beginnings_and_the_tree_says_so(method):
     """N answers, whole in the tree, made of fewer tokens than the answers have; usage is the model's."""
     result, model = run(method, wordy(), 8, 3)
@@ -53,6 +59,23 @@ def test_values_are_the_share_of_leaves_that_agree():
     ones = sum(c.answer == "1" for c in result.candidates) / 8
     told = result.tree.to_json(lambda path: float(path.text.endswith("answer: 1")))
     assert told["nodes"][0]["value"] == pytest.approx(ones)
+
+
+@FORKING
+def test_a_tree_whose_leaves_disagree_abstains(method):
+    """Below its share of all leaves the answer is none; text, candidates and the tree are what they were."""
+    kept = []
+    for seed, share in itertools.product(range(4), (0.0, 0.5, 0.75, 1.0)):
+        plain, _ = run(method, wordy(), 8, seed)
+        careful, _ = run(replace(method, abstain_below=share), wordy(), 8, seed)
+        agree = sum(c.answer == plain.answer for c in plain.candidates) / len(plain.candidates)
+        assert not plain.abstained
+        assert careful.abstained is (agree < share)
+        assert careful.answer == (None if careful.abstained else plain.answer)
+        assert (careful.text, careful.chosen) == (plain.text, plain.chosen)
+        assert careful.tree.to_json() == plain.tree.to_json()
+        kept.append(careful.abstained)
+    assert 0 < sum(kept) < len(kept)
 
 
 def test_fewer_tokens_than_as_many_samples():

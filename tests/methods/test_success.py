@@ -151,6 +151,29 @@ def test_keeping_all_is_majority(tmp_path):
     assert law == pytest.approx(law_of(Majority(), 3, lambda r: r.answer, open_ended))
 
 
+def telling(prefix):
+    """`steps`, and the probe sees after the end of an answer whether it is a good one."""
+    if "$" in prefix:
+        return {"good\n" if "Answer: 1" in prefix else "bad\n": 1.0}
+    return steps(prefix)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.6, 0.9, 1.0])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_pruned_majority_abstains_below_its_share_of_the_votes(tmp_path, weighted, share):
+    """The law of the answer by brute force: votes and their sum weigh promise, or one each."""
+    promise = {"1": 1 / (1 + math.exp(-2)), "2": 1 / (1 + math.exp(2))} if weighted else {"1": 1.0, "2": 1.0}
+    expected: Counter = Counter()
+    for drawn in itertools.product("12", repeat=3):
+        votes = {answer: drawn.count(answer) * promise[answer] for answer in "12"}
+        winner = max(votes, key=lambda a: votes[a])
+        enough = votes[winner] / math.fsum(votes.values()) >= share
+        expected[winner if enough else None, not enough] += 1 / 8
+    file = saved(tmp_path, whole=sure("good\n"))
+    method = PrunedMajority(calibration=file, keep=1, weighted=weighted, abstain_below=share)
+    assert law_of(method, 3, lambda r: (r.answer, r.abstained), telling) == pytest.approx(dict(expected))
+
+
 def test_self_evaluation_takes_a_probe_for_its_question(tmp_path):
     """Prefixes scored by the file's probe: no question is asked, and GIVEN is not needed."""
     file = saved(tmp_path)

@@ -32,7 +32,7 @@ from itscale.testing import MODEL_LAWS, check_one_seed
 from itscale.types import End, Path, Prompt, Sampling, Until
 from tests.servers.proxy import Log, metered
 from tests.servers.resumed import rows_of
-from tests.servers.running import BACKENDS, LOGPROBS, STEPS, Backend, running
+from tests.servers.running import LOGPROBS, STEPS, Backend
 
 pytestmark = pytest.mark.server
 
@@ -42,15 +42,6 @@ PROMPTS = [problem.prompt for problem in PROBLEMS]
 GREEDY = Sampling(temperature=0.0)
 
 
-@pytest.fixture(scope="module", params=BACKENDS, ids=lambda backend: backend.name)
-def served(request: pytest.FixtureRequest) -> Iterator[tuple[Backend, str]]:
-    backend: Backend = request.param
-    if not backend.installed:
-        pytest.skip(f"{backend.name} is not installed; run: make test-servers")
-    with running(backend) as url:
-        yield backend, f"{backend.model}@{url}#boundary=%0A"
-
-
 @pytest.fixture(scope="module")
 def backend(served: tuple[Backend, str]) -> Backend:
     return served[0]
@@ -58,7 +49,7 @@ def backend(served: tuple[Backend, str]) -> Backend:
 
 @pytest.fixture
 def model(served: tuple[Backend, str]) -> Iterator[OpenAIModel]:
-    loaded = OpenAIModel.load(served[1])
+    loaded = OpenAIModel.load(f"{served[1]}#boundary=%0A")
     yield loaded
     asyncio.run(loaded.close())
 
@@ -244,7 +235,7 @@ def test_a_sweep_killed_at_ten_random_moments_pays_for_no_call_twice(
     if STEPS not in backend.offers:
         pytest.skip("the methods of the sweep work in steps")
     log, out = tmp_path / "log", tmp_path / "rows"
-    with metered(served[1].partition("@")[2].partition("#")[0], log) as url:
+    with metered(served[1].partition("@")[2], log) as url:
         spec = f"{backend.model}@{url}#boundary=%0A"
         command = [sys.executable, "-m", "tests.servers.resumed", spec, tmp_path / "calls.db", log, out, 10]
         done = subprocess.run(
@@ -264,5 +255,5 @@ def test_a_sweep_killed_at_ten_random_moments_pays_for_no_call_twice(
     assert kept <= set(asked)
     again = len([body for body in asked if body in kept]) - len(kept)
     assert again > 0, "no kill met a request in flight, so nothing was tried"
-    plain = OpenAIModel.load(served[1])
+    plain = OpenAIModel.load(f"{served[1]}#boundary=%0A")
     assert json.loads(out.read_text()) == asyncio.run(rows_of(plain, plain))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path as FilePath
 
 import pytest
@@ -19,22 +18,13 @@ from itscale.models.openai import OpenAIModel
 from itscale.randomness import Seeded
 from itscale.tasks import Chain, Countdown
 from itscale.types import Path, Sampling, Until
-from tests.servers.running import BACKENDS, STATISTICS, Backend, running
+from tests.servers.running import STATISTICS, Backend
 
 pytestmark = pytest.mark.server
 
 PROMPTS = [problem.prompt for task in (Countdown(), Chain()) for problem in task.problems(2)]
 METHODS = "entropy-tree,lookahead-tree,semantic-tree,entropy-exit:window=8"
 EVERY = "#boundary=%0A,top_logprobs=all"
-
-
-@pytest.fixture(scope="module", params=BACKENDS, ids=lambda backend: backend.name)
-def served(request: pytest.FixtureRequest) -> Iterator[tuple[Backend, str]]:
-    backend: Backend = request.param
-    if not backend.installed:
-        pytest.skip(f"{backend.name} is not installed; run: make test-servers")
-    with running(backend) as url:
-        yield backend, f"{backend.model}@{url}"
 
 
 async def true_entropies(reasoner: LocalModel, path: Path) -> list[float]:
