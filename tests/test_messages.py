@@ -145,3 +145,13 @@ def test_a_prompt_is_a_chat_or_a_text(given: dict[str, Any], said: str | None):
         return
     with pytest.raises(PromptError, match=rf"{said} messages .* raw text; give messages .* or raw to"):
         Prompt(**given)
+
+
+def test_a_scorer_does_not_read_how_an_answer_was_drawn():
+    """Stops, penalties and a form are the sampler's; tools and parts of messages are what was asked."""
+    fields = {"stop": ["x"], "frequency_penalty": 1, "response_format": {"type": "json_object"}}
+    plain = Prompt.user("x")
+    assert Prompt(plain.messages, request=to_json(fields)).judged == plain
+    assert Prompt(plain.messages, request=to_json({**fields, "tools": []})).judged.more == ("tools",)
+    assert Prompt((Message.of(GIVEN[1]),)).judged.more == ("content",)
+    assert plain.judged is plain

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal, NewType, get_args
 
@@ -93,6 +93,12 @@ class Message:
         return (*fields, *(() if isinstance(given.get("content"), str) else ("content",)))
 
 
+_OF_DRAWING = {
+    *("stop", "frequency_penalty", "presence_penalty", "logit_bias", "response_format"),
+    *("reasoning_effort", "verbosity", "parallel_tool_calls"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """What is to be answered: chat messages, or (exactly one of the two) raw text to continue.
@@ -136,6 +142,14 @@ class Prompt:
     def more(self) -> tuple[str, ...]:
         """What only a chat server can read: fields of the request and of messages, by name."""
         return tuple(dict.fromkeys([*self.fields, *(name for m in self.messages for name in m.more)]))
+
+    @property
+    def judged(self) -> Prompt:
+        """The prompt as a scorer reads it: without the fields that only say how an answer is drawn."""
+        if self.request is None:
+            return self
+        kept = {name: value for name, value in self.fields.items() if name not in _OF_DRAWING}
+        return replace(self, request=to_json(kept) if kept else None)
 
     def plain(self) -> dict[str, Any]:
         """Plain values that tell it from every other prompt."""

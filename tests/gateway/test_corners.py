@@ -315,3 +315,52 @@ def test_a_server_that_says_half_a_pair_does_not_break_an_answer():
     whole, streamed = within(ask, toy(), upstream=upstream)
     assert whole.json()["choices"][0]["message"]["content"] == "Answer: 4\ud83d"
     assert events_of(streamed.text)[-1] == "[DONE]"
+
+
+@pytest.mark.parametrize("field", ["stop", "response_format", "frequency_penalty", "reasoning_effort"])
+def test_what_a_scorer_need_not_read_reaches_the_server_under_a_scored_method_too(field: str):
+    """How an answer is drawn is the server's affair, and the scorer judges what came."""
+    value: Any = {
+        "stop": ["a", "b"],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}},
+        "frequency_penalty": 0.5,
+        "reasoning_effort": "low",
+    }[field]
+
+    async def ask(world: World) -> Any:
+        world.gateway.runtime._scorers["judge"].plain_only = True
+        response = await world.chat("best-of-n:n=2/far", itscale={"scorer": "judge"}, **{field: value})
+        return response, json.loads(world.upstream.asked[-1][2])
+
+    response, asked = within(ask)
+    assert response.status_code == 200, response.text
+    assert asked[field] == value
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": TOOLS}, "tools"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "content",
+        ),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_scorer_cannot_read_is_refused_before_any_token(
+    fields: dict[str, Any], param: str, stream: bool
+):
+    """By the field's name, and with a status, where the answers would be judged in vain."""
+
+    async def ask(world: World) -> Any:
+        world.gateway.runtime._scorers["judge"].plain_only = True
+        voted = await world.chat("majority:n=2/far", **fields)  # which also finds out what the server can
+        before = len(world.upstream.asked)
+        response = await world.chat("best-of-n:n=2/far", itscale={"scorer": "judge"}, stream=stream, **fields)
+        return response, len(world.upstream.asked) - before, voted
+
+    response, asked, voted = within(ask)
+    assert said_of(response) == (400, "unsupported_parameter", param)
+    assert asked == 0
+    assert voted.status_code == 200

@@ -198,6 +198,24 @@ def test_the_log_has_one_line_a_request_without_its_text(caplog: Any):
         assert ("pick one" in json.dumps(fields)) is wanted
 
 
+@pytest.mark.parametrize("model", ["far", "majority:n=2/far"])
+def test_no_log_or_label_holds_what_a_server_says_of_a_request(model: str, caplog: Any):
+    """Its refusal often repeats the prompt, and its codes are its own: the client is told, nobody else."""
+    LOG.propagate = True
+
+    async def ask(world: World) -> Any:
+        error = {"message": "invalid input: pick one", "type": "T", "code": "Bad: pick one"}
+        world.upstream.status, world.upstream.pieces = 400, [json.dumps({"error": error}).encode()]
+        return await world.chat(model), (await world.client.get("/metrics")).text
+
+    with caplog.at_level(logging.INFO, "itscale.gateway"):
+        response, metrics = within(ask)
+    assert "pick one" in response.json()["error"]["message"]
+    told = json.dumps([record.__dict__.get("fields") for record in caplog.records])
+    assert "pick one" not in told + metrics
+    assert 'itscale_faults_total{code="upstream"} 1' in metrics
+
+
 def test_an_unexpected_error_is_a_500_that_says_nothing_of_it(monkeypatch: Any):
     """The message goes to nobody; the id in the answer finds it in the log."""
 

@@ -24,7 +24,7 @@ from itscale.scorers.base import ComparisonScorer, OutcomeScorer, ProcessScorer
 from itscale.scorers.judge import Asking, ComparisonJudge, OutcomeJudge, ProcessJudge, judge_of, judge_prompts
 from itscale.scorers.recorded import record_scores
 from itscale.scorers.verdicts import NoVerdict
-from itscale.types import End, Message, Path, Prompt, Step
+from itscale.types import End, Message, Path, Prompt, Step, to_json
 from tests.bench.worlds import coin_model
 from tests.models.recorded_runs import in_session
 from tests.scorers.tiny_prms import TINY_PRMS
@@ -382,3 +382,17 @@ def test_prose_costs_a_candidate_its_score_and_no_run_its_end():
     assert result.answer == "1"
     assert len(without) == result.usage.failed_calls > 0
     assert all(c.answer == "0" for c in without)
+
+
+def test_how_an_answer_was_drawn_is_not_for_the_judge():
+    """It is asked in the same words whatever the sampler was told; tools it cannot read are refused."""
+    asked = []
+    for request in ({}, {"stop": ["x"], "logit_bias": {}}):
+        model = Scribe(lambda _: "Score: 7")
+        prompt = Prompt(QUESTION.messages, request=to_json(request) if request else None)
+        asyncio.run(OutcomeJudge(model, Asking()).score(answer("42", prompt=prompt), Ledger(Budget())))
+        asked.append(model.asked)
+    assert asked[0] == asked[1]
+    tools = Prompt(QUESTION.messages, request=to_json({"tools": []}))
+    with pytest.raises(PromptError, match="a judge reads plain messages and cannot honour tools"):
+        asyncio.run(OutcomeJudge(Scribe(str), Asking()).score(answer("42", prompt=tools), Ledger(Budget())))

@@ -18,7 +18,7 @@ from itscale.models.local import LocalModel, load_pretrained
 from itscale.randomness import Seeded
 from itscale.scorers.prm import LocalProcessScorer
 from itscale.tasks import Chain, Countdown
-from itscale.types import End, Path, Prompt, Sampling, Step, Until
+from itscale.types import End, Path, Prompt, Sampling, Step, Until, to_json
 
 
 async def sampled(model: LocalModel, count: int) -> list[Path]:
@@ -185,3 +185,24 @@ def test_an_engine_that_fails_answers_everybody_who_waits(monkeypatch):
     monkeypatch.undo()
     assert len(asyncio.run(scorer.score(steps[0], Ledger(Budget())))) == 1, "the engine goes on"
     asyncio.run(scorer.close())
+
+
+def test_how_an_answer_was_drawn_is_nothing_to_the_scorer(
+    reasoner: LocalModel, process_scorer: LocalProcessScorer
+) -> None:
+    """A stop or a form in the request leaves the scores as they are; tools are refused by name."""
+
+    async def run() -> None:
+        path = (await sampled(reasoner, 1))[0]
+        for request, refused in (({"stop": ["x"], "response_format": {}}, False), ({"tools": []}, True)):
+            other = Path.root(Prompt(path.prompt.messages, request=to_json(request)))
+            for step in path.steps:
+                other = other.child(step)
+            if refused:
+                with pytest.raises(PromptError, match="cannot honour tools"):
+                    await process_scorer.score(other, Ledger(Budget()))
+            else:
+                scores = await process_scorer.score(other, Ledger(Budget()))
+                assert tuple(scores) == tuple(await process_scorer.score(path, Ledger(Budget())))
+
+    asyncio.run(run())

@@ -19,7 +19,7 @@ from itscale.models.engine.judge import RESOLUTION
 from itscale.registry import load_scorer
 from itscale.scorers.prm import LocalProcessScorer
 from itscale.scorers.prm_kinds import PRM_KINDS, kind_of_folder
-from itscale.types import End, Message, Path, Prompt, Step
+from itscale.types import End, Message, Path, Prompt, Step, to_json
 from tests.scorers.tiny_prms import TINY_PRMS, TinyPrm
 
 QUESTION = "What is the sum of 2 and 3, times 4?"
@@ -199,3 +199,11 @@ def test_every_fact_has_its_source() -> None:
         assert kind.aggregate or kind.unsure
         assert (kind.layout is None) == (kind.name == "token-classification")
     assert set(TINY_PRMS) == {name for name, kind in PRM_KINDS.items() if kind.layout}
+
+
+def test_how_an_answer_was_drawn_is_not_for_the_scorer(tiny: tuple[TinyPrm, LocalProcessScorer]) -> None:
+    """A stop in the request is the sampler's."""
+    _, scorer = tiny
+    stopped = Prompt((Message("user", QUESTION),), request=to_json({"stop": "x"}))
+    [plain, other], _ = judged(scorer, path_of(*STEPS), path_of(*STEPS, prompt=stopped))
+    assert plain == other

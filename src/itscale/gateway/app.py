@@ -30,6 +30,7 @@ from itscale.gateway.runtime import Runtime
 from itscale.gateway.streaming import HungUp
 from itscale.gateway.watching import LOG, Metrics, Record, Spans
 from itscale.models.base import Model
+from itscale.models.openai.failures import Refused
 from itscale.scorers.base import Scorer
 
 __all__ = ["Gateway", "application"]
@@ -153,15 +154,18 @@ class Gateway:
 
     def _fault(self, error: BaseException, record: Record) -> Fault:
         if isinstance(error, ItscaleError) and not isinstance(error, PromptError):
-            # Why a model or server failed is the operator's to know in full.
+            # Why a model or server failed is the operator's to know in full, but for what a server says of
+            # a request that it refuses: that goes to the client, and often repeats the prompt.
+            refused = next((e for e in (error, error.__cause__) if isinstance(e, Refused)), None)
+            why = f"the server refused it with {refused.status}" if refused else str(error)
             LOG.warning(
-                "failed",
-                extra={"fields": {"id": record.id, "error": type(error).__name__, "why": str(error)}},
+                "failed", extra={"fields": {"id": record.id, "error": type(error).__name__, "why": why}}
             )
         fault = fault_of(error)
         if fault.code == "internal_error":
             LOG.error("internal error", exc_info=error, extra={"fields": {"id": record.id}})
-        record.code = fault.code or fault.kind
+        code = fault.code or fault.kind
+        record.code = code if _KNOWN_CODE.fullmatch(code) else "upstream"
         return fault
 
     def _over(self, asking: Asking) -> None:
@@ -175,8 +179,6 @@ class Gateway:
             k: v for k, v in vars(record).items() if v not in (None, 0, "", False, 0.0) and k != "began"
         }
         fields["seconds"] = round(time.monotonic() - record.began, 4)
-        if record.code is not None and not _KNOWN_CODE.fullmatch(record.code):
-            fields["code"] = "upstream"
         LOG.info("request", extra={"fields": fields})
 
 

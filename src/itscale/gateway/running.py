@@ -139,6 +139,8 @@ async def prepare(
         options["temperature"] = request.temperature
     method = replace(method, **options)
     scorer = await runtime.scorer(plan.scorer)
+    if scorer is not None and scorer.plain_only:
+        _refuse_unjudged(prompt, plan)
     try:
         method.check(model, scorer)
     except OptionError as error:
@@ -160,6 +162,18 @@ def _refuse_unreadable(prompt: Prompt, model: Model) -> None:
             f"{name} cannot be honoured by this model, which reads plain messages; leave it out, or use a "
             "model behind a chat server",
             param=name,
+            code="unsupported_parameter",
+        )
+
+
+def _refuse_unjudged(prompt: Prompt, plan: Plan) -> None:
+    """What the scorer cannot read, refused by name before any token."""
+    if unread := prompt.judged.more:
+        raise Fault(
+            400,
+            f"{unread[0]} cannot be judged by scorer {plan.scorer!r}, which reads plain messages; leave it "
+            "out, or use a method that votes (majority)",
+            param=unread[0],
             code="unsupported_parameter",
         )
 

@@ -40,6 +40,8 @@ class _Named(ABC):
     name: str
     calls_each: int = 1
     """Scorer calls that one judgement counts as: more for a judge that is asked several times."""
+    plain_only: bool = False
+    """Whether it reads roles and texts, and refuses a prompt that says more (`Prompt.judged`)."""
     price: Price | None = None
     """Of the tokens of a judge; what other scorers compute costs no dollars."""
 

@@ -120,6 +120,7 @@ class _Judge:
     """What all judges share: a model, prompts, and one way to ask."""
 
     price: Price | None
+    plain_only = True
 
     def __init__(
         self, model: Model, asking: Asking = Asking(), prompts: Mapping[str, str] | None = None
@@ -300,7 +301,7 @@ def _asked(text: str) -> Path:
 
 def _question(prompt: Prompt) -> str:
     """What was asked, as text: the message, or the whole conversation with its roles."""
-    check_plain(prompt, "a judge")
+    check_plain(prompt.judged, "a judge")
     if prompt.raw is not None or len(prompt.messages) == 1:
         return prompt.question.strip()
     return "\n\n".join(f"[{message.role}]\n{message.content.strip()}" for message in prompt.messages)

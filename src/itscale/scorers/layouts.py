@@ -45,7 +45,7 @@ def question_of(prompt: Prompt) -> str:
     Raises:
         PromptError: the prompt is a conversation, or holds what is no plain text.
     """
-    check_plain(prompt, "a process reward model")
+    check_plain(prompt.judged, "a process reward model")
     if sum(message.role != "system" for message in prompt.messages) > 1:
         raise PromptError(
             "this process reward model judges answers to one question, not to a conversation; "

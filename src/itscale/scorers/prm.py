@@ -36,6 +36,8 @@ class LocalProcessScorer(ProcessScorer):
             prompt or a step that this model cannot judge.
     """
 
+    plain_only = True
+
     def __init__(
         self, model: Any, name: str, memory: int, tokens_of: Callable[[Path], Sequence[int]]
     ) -> None:
@@ -116,7 +118,7 @@ def _own(folder: FilePath, facts: Checkpoint) -> tuple[Any, Callable[[Path], Seq
     def tokens_of(path: Path) -> Sequence[int]:
         step = path.step
         if step is None:
-            return prompts.of_path(path)
+            return prompts.ids(path.prompt.judged)
         if step.token_ids or not (step.text or step.n_tokens):
             return step.token_ids
         # A server that tells text alone: it is spelled as this scorer's own reasoner would have.

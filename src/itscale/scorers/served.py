@@ -47,6 +47,7 @@ class Served:
 
     form: str
     """What stands before the colon of its spec."""
+    plain_only = True
 
     def __init__(self, endpoint: Endpoint, model: str) -> None:
         self.name = f"{self.form}:{model}@{endpoint.address.url}"
@@ -169,7 +170,7 @@ def numbers_in(values: Any) -> list[float] | None:
 
 def _conversation(path: Path) -> dict[str, Any]:
     """Question and answer as a server's chat template takes them; text where the prompt is text."""
-    check_plain(path.prompt, "a reward model")
+    check_plain(path.prompt.judged, "a reward model")
     if path.prompt.raw is not None:
         return {"input": path.prompt.raw + path.text}
     turns = [{"role": m.role, "content": m.content} for m in path.prompt.messages]
@@ -238,7 +239,7 @@ class ScoreScorer(Served, OutcomeScorer):
     form = "score"
 
     async def score(self, path: Path, ledger: Ledger) -> float:
-        check_plain(path.prompt, "a cross-encoder")
+        check_plain(path.prompt.judged, "a cross-encoder")
         body = {"text_1": path.prompt.question, "text_2": path.text}
         item = only_item(await self._ask("/score", body, ledger, path.n_tokens))
         values = numbers_in([item.get("score")])
