@@ -114,6 +114,8 @@ class Method(ABC):
     summary: ClassVar[str]
     scorer_kind: ClassVar[Literal["none", "any", "process", "comparison"]]
     needs: ClassVar[frozenset[Capability]] = frozenset()
+    or_else: ClassVar[str] = ""
+    """What else to run where a model tells no statistics of tokens, for the end of a sentence."""
     scales: ClassVar[bool] = True
     """Whether N (the budget's generations) changes what is done; a sweep runs one cell if not."""
 
@@ -251,11 +253,14 @@ class Method(ABC):
         if missing:
             fix = "use a method that samples whole answers (majority, best-of-n)"
             if missing <= TOLD_OF_TOKENS:
-                fix = "use an in-process model (hf:PATH), or a server that tells the likeliest tokens"
+                told = "a server that tells the likeliest tokens with their ids (vLLM, llama-server)"
+                fix = f"use an in-process model (hf:PATH), or {told}{self.or_else}"
             if not missing & self.needs:  # an option of this run asks for it
                 fix = f"use an in-process model (hf:PATH), or options of {self.name} that do without"
+            why = model.why_not(missing)
             raise OptionError(
-                f"{self.name} needs {in_words(missing)}, which model {model.name!r} does not offer; {fix}"
+                f"{self.name} needs {in_words(missing)}, which model {model.name!r} does not offer"
+                f"{why and f' ({why})'}; {fix}"
             )
         self._check_told(model)
         if self.scorer_kind == "process" and not isinstance(scorer, ProcessScorer):

@@ -40,6 +40,9 @@ class EntropyExit(Exiting):
     summary: ClassVar[str] = "one chain, left where it is unsure beyond its own habit"
     scales: ClassVar[bool] = False
     needs: ClassVar[frozenset[Capability]] = Exiting.needs | {Capability.TOKEN_STATISTICS}
+    or_else: ClassVar[str] = (
+        "; or stop the chain by anytime, budget-forcing, or early-exit calibrated with --features logprobs"
+    )
 
     window: int = 512
     """W: tokens of the local mean, and before which there is no exit."""

@@ -111,6 +111,11 @@ class Model(ABC):
         """Seconds that its engine has computed so far; None where nobody measures it (servers)."""
         return None
 
+    def why_not(self, missing: frozenset[Capability]) -> str:
+        """Why it does not offer these, as a clause of a sentence; empty where there is no more to say."""
+        del missing
+        return ""
+
     def tells(self, sampling: Sampling, what: frozenset[Capability]) -> bool:
         """Whether what it offers to tell of tokens can be had, as far as `what`, of draws made like this."""
         del sampling, what
@@ -244,6 +249,9 @@ class WrappedModel(Model):
     @property
     def computing_s(self) -> float | None:
         return self._model.computing_s
+
+    def why_not(self, missing: frozenset[Capability]) -> str:
+        return self._model.why_not(missing)
 
     def tells(self, sampling: Sampling, what: frozenset[Capability]) -> bool:
         return self._model.tells(sampling, what)

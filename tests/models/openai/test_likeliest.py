@@ -15,9 +15,17 @@ from hypothesis import strategies as st
 
 from itscale.budget import Budget, Ledger
 from itscale.errors import NotRecordedError, OptionError, PromptError
-from itscale.methods import EntropyExit, EntropyTree, LookaheadTree, Majority, SemanticTree
+from itscale.methods import (
+    Anytime,
+    BudgetForcing,
+    EntropyExit,
+    EntropyTree,
+    LookaheadTree,
+    Majority,
+    SemanticTree,
+)
 from itscale.methods.cutting import cut_path, split_at
-from itscale.models.base import Capability
+from itscale.models.base import Capability, WrappedModel
 from itscale.models.fake import FakeModel
 from itscale.models.likeliest import least_entropy, token_ends
 from itscale.models.openai.address import ALL
@@ -280,6 +288,26 @@ def test_another_temperature_is_refused_before_the_first_token(options: dict[str
         with pytest.raises(OptionError, match="at temperature 1 without top-p and top-k"):
             await answers(model, **options)
         assert server.requests == []
+
+    asyncio.run(run())
+
+
+def test_a_chat_server_is_refused_with_why_and_with_what_runs_there():
+    """Wrapped or not; and what the sentence names is not refused."""
+
+    async def run() -> None:
+        model = await connected(Server(tokens=False))
+        for asked in (model, WrappedModel(model)):
+            with pytest.raises(OptionError, match="tells no token ids") as refused:
+                EntropyExit().check(asked, None)
+            for name in ("anytime", "budget-forcing", "early-exit", "vLLM", "hf:PATH"):
+                assert name in str(refused.value)
+        Anytime().check(model, None)
+        BudgetForcing().check(model, None)
+        with pytest.raises(OptionError, match="likeliest tokens with their ids") as refused:
+            EntropyTree().check(await connected(Server(likeliest=None)), None)
+        assert "chat" not in str(refused.value)
+        assert "anytime" not in str(refused.value)
 
     asyncio.run(run())
 

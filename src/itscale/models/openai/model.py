@@ -114,6 +114,14 @@ class OpenAIModel(Model):
     def identity(self) -> str:
         return f"{self.name}#boundary={self.endpoint.address.boundary!r}"
 
+    def why_not(self, missing: frozenset[Capability]) -> str:
+        if Capability.TOKEN_STATISTICS in missing and self.facts.dialect == "chat":
+            return (
+                "a chat server tells no token ids: which tokens of a step it told the likeliest ones for is "
+                "not known, and it reads the step anew to go on from it, perhaps as other tokens"
+            )
+        return ""
+
     def tells(self, sampling: Sampling, what: frozenset[Capability]) -> bool:
         del what
         return sampling.plain
