@@ -31,6 +31,7 @@ from itscale.testing import (
     LawBroken,
     check_length_is_not_eos,
     check_one_seed,
+    check_samples_alike,
     check_samples_differ,
     check_stepwise_equals_single_pass,
     check_token_statistics,
@@ -231,7 +232,9 @@ async def _n_in_one(model: Model, prompts: Sequence[Prompt]) -> str:
     if len(paths) != 4:
         raise LawBroken(f"of 4 children {len(paths)} came")
     if ledger.model_calls == 1:
-        return "4 children come in one request"
+        await check_samples_alike(model, prompts)
+        alike = ", each the same as alone" if model.samples_together and model.samples_alike else ""
+        return f"4 children come in one request{alike}"
     return f"4 children take {ledger.model_calls} requests, as the server does not give n texts in one"
 
 

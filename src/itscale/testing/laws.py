@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from itscale.budget import Budget, Ledger
 from itscale.models.base import Capability, Model
-from itscale.randomness import Seeded
+from itscale.randomness import Neighbours, Seeded
 from itscale.types import End, Path, Prompt, Sampling, Step, Until
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "check_given",
     "check_length_is_not_eos",
     "check_one_seed",
+    "check_samples_alike",
     "check_samples_differ",
     "check_stepwise_equals_single_pass",
     "check_token_statistics",
@@ -93,6 +94,36 @@ async def check_one_seed(
         _require(
             [_said(path) for path in first] == [_said(path) for path in again],
             f"on {prompt.question!r} one seed gave two results; draw from rng, never from a global generator",
+        )
+
+
+async def check_samples_alike(
+    model: Model, prompts: Sequence[Prompt], *, n: int = 4, max_tokens: int = 64
+) -> None:
+    """An answer is the same drawn with others, with fewer of them, or alone (for models that draw several
+    together, `samples_together`, and say that they are `samples_alike`).
+
+    Raises:
+        LawBroken: on the first prompt where it is not.
+    """
+    if not (model.samples_together and model.samples_alike):
+        return
+    until, sampling = Until("end", max_tokens), Sampling(temperature=1.0)
+    for prompt in prompts:
+        rng = Seeded(0)
+        streams = Neighbours([rng.child("sample", i) for i in range(n)], rng.child("samples", 0))
+
+        async def drawn(some: Neighbours, prompt: Prompt = prompt) -> list[tuple[int, ...] | str]:
+            came: dict[int, Path] = {}
+            call = (Path.root(prompt), len(some.streams), until, sampling, some, Ledger(Budget()))
+            await model.extend_each(*call, came.__setitem__)
+            return [_said(came[i]) for i in sorted(came)]
+
+        whole, rest, last = [await drawn(streams.some(i, n - i)) for i in (0, 1, n - 1)]
+        _require(
+            whole[1:] == rest and whole[-1:] == last,
+            f"on {prompt.question!r} answers drawn together are {whole}, without the first {rest}, and the "
+            f"last alone {last}; draw child i from rng.child(i), or do not say samples_alike",
         )
 
 
@@ -304,6 +335,7 @@ MODEL_LAWS = (
     check_stepwise_equals_single_pass,
     check_samples_differ,
     check_one_seed,
+    check_samples_alike,
     check_usage,
     check_length_is_not_eos,
     check_token_statistics,

@@ -11,9 +11,10 @@ from itscale.budget import Budget, Ledger
 from itscale.methods import Majority
 from itscale.models.fake import FakeModel
 from itscale.randomness import Neighbours, Randomness, Seeded
+from itscale.testing import LawBroken, check_samples_alike
 from itscale.types import Path, Prompt, Sampling, Until
 from tests.models.openai.canned import fault
-from tests.models.openai.servers import Server, connected
+from tests.models.openai.servers import ANSWERS, Server, connected
 
 ROOT = Path.root(Prompt.user("a b c"))
 CALL = Until("end", 20), Sampling()
@@ -148,3 +149,43 @@ def test_a_limit_on_tokens_draws_the_same_samples():
     ]
     assert together == apart
     assert few < many
+
+
+class OneSeed(FakeModel):
+    """Draws all samples of a call from one seed."""
+
+    samples_together = True
+
+    async def extend(
+        self, path: Path, n: int, until: Until, sampling: Sampling, rng: Randomness, ledger: Ledger
+    ) -> list[Path]:
+        return await super().extend(path, n, until, sampling, Seeded(rng.seed), ledger)
+
+
+class Alike(OneSeed):
+    """And says they are what they would be alone."""
+
+
+class Unlike(OneSeed):
+    samples_alike = False
+
+
+class ChildByChild(FakeModel):
+    samples_together = True
+
+
+def test_the_law_of_likeness_catches_who_breaks_it():
+    """And holds nobody to it who does not promise it."""
+    world = ANSWERS.vocabulary, ANSWERS.probabilities
+
+    def law(prefix: tuple[str, ...]) -> dict[str, float]:
+        ids = [world[0].index(word) for word in prefix]
+        return {word: p for word, p in zip(world[0], world[1](ids), strict=True) if p}
+
+    async def held(kind: type[FakeModel]) -> None:
+        await check_samples_alike(kind(law, vocabulary=[*world[0]]), [ROOT.prompt])
+
+    with pytest.raises(LawBroken, match="do not say samples_alike"):
+        asyncio.run(held(Alike))
+    asyncio.run(held(Unlike))
+    asyncio.run(held(ChildByChild))
