@@ -100,6 +100,7 @@ class VLLMModel(Model):
         try:
             import transformers
             import vllm
+            from vllm.platforms import current_platform
             from vllm.v1.engine.async_llm import AsyncLLM
         except ImportError as error:
             raise OptionError(
@@ -112,6 +113,9 @@ class VLLMModel(Model):
             "max_logprobs": -1,
             "skip_tokenizer_init": True,
             "disable_log_stats": True,
+            # A prompt read in parts, with a seed of its own, ends vLLM 0.32 on CPUs: their generators
+            # have no offset to go back by.
+            **({"enable_chunked_prefill": False} if current_platform.is_cpu() else {}),
             **options,
         }
         home = _Home()
