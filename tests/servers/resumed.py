@@ -19,11 +19,11 @@ from typing import Any
 from itscale.bench import Row, Sweep, run_sweep
 from itscale.budget import Ledger
 from itscale.methods import BestOfN, ParticleFilter
-from itscale.models.base import Model, WrappedModel
+from itscale.models.base import Came, Model, WrappedModel
 from itscale.models.openai import OpenAIModel
 from itscale.models.openai.client import Endpoint
 from itscale.models.recorded import RecordedModel
-from itscale.randomness import Randomness
+from itscale.randomness import Neighbours, Randomness
 from itscale.recording import Recording
 from itscale.scorers.fake import FakeProcessScorer
 from itscale.tasks import Countdown
@@ -44,13 +44,35 @@ class KeepingModel(WrappedModel):
         self, path: Path, n: int, until: Until, sampling: Sampling, rng: Randomness, ledger: Ledger
     ) -> list[Path]:
         children = await super().extend(path, n, until, sampling, rng, ledger)
+        await self._kept(path, n, until, sampling, rng)
+        return children
+
+    @property
+    def samples_together(self) -> bool:
+        return self._model.samples_together
+
+    async def extend_each(
+        self,
+        path: Path,
+        n: int,
+        until: Until,
+        sampling: Sampling,
+        rng: Randomness,
+        ledger: Ledger,
+        came: Came,
+    ) -> list[Path]:
+        children = await self._model.extend_each(path, n, until, sampling, rng, ledger, came)
+        await self._kept(path, n, until, sampling, rng)
+        return children
+
+    async def _kept(self, path: Path, n: int, until: Until, sampling: Sampling, rng: Randomness) -> None:
         request = await self._served._dialect.request(path, until, sampling)
         together = n > 1 and self._served.facts.n
-        streams = [rng] if together else [rng.child(i) for i in range(n)]
-        for stream in streams if request is not None else ():
+        counted = self._served.facts.counts_up and isinstance(rng, Neighbours)
+        apart = [rng.seed + i if counted else rng.child(i).seed for i in range(n)]
+        for seed in ([rng.seed] if together else apart) if request is not None else ():
             extra: dict[str, Any] = {"n": n} if together else {}
-            self._log.add("kept", body_of({**request.body, **extra, "seed": stream.seed % 2**31}))
-        return children
+            self._log.add("kept", body_of({**request.body, **extra, "seed": seed % 2**31}))
 
 
 def judge(texts: tuple[str, ...]) -> float:
