@@ -157,6 +157,30 @@ def test_a_recorded_sweep_is_the_sweep_and_replays(tmp_path: FilePath):
     asyncio.run(run())
 
 
+def test_a_sweep_recorded_before_replays_with_its_own_account(tmp_path: FilePath):
+    """Its samples were a call each then, and every cell is charged so; nothing is asked."""
+
+    async def run() -> None:
+        sweep = sweep_of(METHODS[:2], budgets=(1, 4, 20))
+        spent: dict[tuple[str, int], dict[str, int]] = {}
+        with Recording(tmp_path / "calls.sqlite") as recording:
+            model = RecordedModel(await connected(Server()), recording)
+            for problem in sweep.problems:
+                ledger, rng = Ledger(Budget()), Seeded(derive(sweep.seed, problem.id))
+                for i in range(20):
+                    stream = rng.child("sample", i)
+                    await model.extend(Path.root(problem.prompt), 1, END, Sampling(), stream, ledger)
+                    spent[problem.id, i + 1] = dict(ledger.charges())
+            silent = Server()
+            rows, _ = await swept(RecordedModel(await connected(silent), recording), sweep)
+        for row in rows:
+            charged = spent[row["problem"], row["budget"]]
+            assert {name: row[name] for name in charged} == charged
+        assert texts_asked(silent) == []
+
+    asyncio.run(run())
+
+
 TEXTS = {"Answer: 1": 0.5, "Answer: 2": 0.3, "no": 0.2}
 
 
