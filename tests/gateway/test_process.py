@@ -18,6 +18,10 @@ from typing import Any
 import httpx
 import pytest
 
+from itscale.errors import OptionError
+from itscale.gateway.config import single
+from itscale.gateway.server import serve
+
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 DELAY_S = 1.0
 
@@ -51,9 +55,10 @@ def serving(file: Path, upstream_port: int, **server: Any) -> Iterator[tuple[sub
     settings = "".join(f"{name} = {json.dumps(value)}\n" for name, value in {"port": port, **server}.items())
     spec = f"openai:tiny@http://127.0.0.1:{upstream_port}/v1"
     file.write_text(f'[server]\n{settings}\n[models.tiny]\nspec = "{spec}"\n')
+    log = (file.parent / "log").open("wb")
     process = subprocess.Popen(
         [sys.executable, "-c", "from itscale.cli import main; main()", "serve", str(file)],
-        stderr=subprocess.DEVNULL,
+        stderr=log,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     url = f"http://127.0.0.1:{port}"
@@ -73,6 +78,7 @@ def serving(file: Path, upstream_port: int, **server: Any) -> Iterator[tuple[sub
         if process.poll() is None:
             process.terminate()
             process.wait(30)
+        log.close()
 
 
 def body(text: str) -> bytes:
@@ -139,6 +145,48 @@ async def reloaded(client: httpx.AsyncClient, url: str, file: Path) -> None:
             return
         await asyncio.sleep(0.1)
     raise AssertionError("the new configuration was not read")
+
+
+def test_a_port_that_is_taken_is_said_in_one_sentence(tmp_path: Path):
+    """Where, why, and what to do."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        config = single("embedded", None, None, "127.0.0.1", port)
+        with pytest.raises(
+            OptionError, match=rf"127\.0\.0\.1:{port} \(Address already in use\); give another"
+        ):
+            serve(config, None, print)
+
+
+def test_sighup_is_heard_by_every_worker_and_restarts_none(tmp_path: Path):
+    """Each says that it read its file again; the processes are the same, so nothing is loaded again."""
+
+    async def run() -> tuple[str, set[int], set[int]]:
+        server = await asyncio.start_server(upstream, "127.0.0.1", 0)
+        manager = serving(tmp_path / "gateway.toml", server.sockets[0].getsockname()[1], workers=2)
+        process, _ = await asyncio.to_thread(manager.__enter__)
+        try:
+            await asyncio.sleep(2.0)  # both have begun to watch
+            before = children(process.pid)
+            process.send_signal(signal.SIGHUP)
+            await asyncio.sleep(2.0)
+            return (tmp_path / "log").read_text(), before, children(process.pid)
+        finally:
+            await asyncio.to_thread(manager.__exit__, None, None, None)
+            server.close()
+
+    log, before, after = asyncio.run(run())
+    assert before == after
+    assert len(before) >= 2
+    events = [json.loads(line)["event"] for line in log.splitlines() if line.startswith("{")]
+    assert events.count("configuration read again") == 2
+
+
+def children(pid: int) -> set[int]:
+    """The processes that a process has started and that live."""
+    return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 def test_workers_share_one_port_and_one_page_of_metrics(tmp_path: Path):

@@ -21,7 +21,7 @@ from types import FrameType
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from itscale.errors import ItscaleError
+from itscale.errors import ItscaleError, OptionError
 from itscale.gateway.app import Gateway
 from itscale.gateway.config import Config, read_config
 from itscale.gateway.runtime import Runtime
@@ -117,7 +117,7 @@ def serve(config: Config, file: Path | None, started: Callable[[str], None]) -> 
     """Serve until told to end. `started` is given the URL once the socket is bound.
 
     Raises:
-        OSError: somebody else listens there.
+        OptionError: nobody can listen there, or somebody else does.
     """
     os.environ[_CONFIG] = config.model_dump_json()
     os.environ[_FILE] = str(file.resolve()) if file is not None else ""
@@ -128,9 +128,19 @@ def serve(config: Config, file: Path | None, started: Callable[[str], None]) -> 
         started(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         if config.server.workers > 1:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-            Multiprocess(ours, sockets=[listening]).run()
+            json_logging()
+            _Workers(ours, sockets=[listening]).run()
         else:
             uvicorn.Server(ours).run(sockets=[listening])
+
+
+class _Workers(Multiprocess):
+    """Several processes on one socket. SIGHUP is for each of them to hear: their models stay loaded."""
+
+    def handle_hup(self) -> None:
+        for process in self.processes:
+            if process.pid is not None and process.exitcode is None:
+                os.kill(process.pid, signal.SIGHUP)
 
 
 def settings(
@@ -182,8 +192,10 @@ def _bound(config: Config) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
-    except OSError:
+    except OSError as error:
         listening.close()
-        raise
+        raise OptionError(
+            f"cannot listen at {host}:{port} ({error.strerror}); give another port, or end what listens there"
+        ) from None
     listening.set_inheritable(True)
     return listening
