@@ -100,6 +100,7 @@ def test_every_type_of_option_can_be_written():
         ("everything:count=1,", "option '' of everything has no value"),
         ("beam:widht=2", "unknown option of beam 'widht'; did you mean 'width'"),
         ("beam:name=x", "unknown option of beam 'name'"),
+        ("majority:n=8", "it is the budget; give majority and --budget 8"),
         ("beem", "unknown method 'beem'; did you mean 'beam'"),
         ("best_of_n", "did you mean 'best-of-n'"),
         ("beam:width=0", "width"),

@@ -100,6 +100,11 @@ def parse_method(spec: str) -> Method:
             raise OptionError(
                 f"option {part!r} of {name} has no value; write {part.strip() or 'option'}=VALUE"
             )
+        if key == "n" and key not in types_of:  # as the gateway's names of models have it
+            raise OptionError(
+                f"n is no option of {name}, it is the budget; give {name} and --budget {text.strip() or 16} "
+                "(in Python Budget(generations=...))"
+            )
         if key not in types_of:
             raise OptionError(did_you_mean(f"option of {name}", key, types_of))
         if key in options:
