@@ -87,6 +87,13 @@ def test_list_names_everything_there_is(what: str, names: list[str]):
     assert [name for name in names if name not in output] == []
 
 
+def test_list_alone_lists_everything():
+    """Who does not know yet what there is need not know the words for it."""
+    everything = run("list").stdout
+    parts = [run("list", what).stdout for what in ("methods", "models", "scorers", "tasks")]
+    assert everything == "".join(parts)
+
+
 @pytest.mark.usefixtures("coins")
 @pytest.mark.parametrize(
     ("words", "says"),
@@ -101,7 +108,7 @@ def test_list_names_everything_there_is(what: str, names: list[str]):
         (["solve", "  "], "the prompt is empty"),
         (["solve", "hi", "--scorer", "none"], "weighted-best-of-n needs a scorer"),
         (["bench", "coins", "--budgets", "1,0"], "budget 0"),
-        (["bench", "coins", "--budgets", "1,x"], "write them like 1,4,16,64"),
+        (["bench", "coins", "--budgets", "1,x"], "write it like 4 or 1,4,16"),
         (["bench", "coins", "--methods", "majority,,beam"], "empty part"),
         (["bench", "coins", "--problems", "0"], "0 problems"),
         (["bench", "coins", "--level", "9"], "no level 9"),

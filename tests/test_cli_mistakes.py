@@ -33,16 +33,30 @@ GATEWAY = '[models.m]\nspec = "{model}"\n[presets.p]\nmodel = "m"\nmethod = "{me
         ("serve --method nope", "unknown method 'nope'"),
         ("serve --method beam:widht=2", "did you mean 'width'"),
         ("serve --model nope", "unknown model 'nope'"),
+        ("serve {toml} --check", r"\.toml: models is missing; add it"),
+        ("bench countdown --concurrency 0", "concurrency 0 runs nothing; give at least 1"),
+        ("bench countdown --trace-mb nan", "trace_mb is nan; give megabytes, 0 for no traces"),
+        ("bench countdown --trace-mb -1", "trace_mb is -1; give megabytes"),
+        ("bench countdown --trace-mb inf", "trace_mb is inf; give megabytes"),
+        ("bench countdown --level x", "level 'x' is no list of whole numbers; write it like 4 or 1,4,16"),
+        ("verifier countdown --scorer none", "no verifier without a scorer; give one with --scorer"),
+        ("verifier countdown --model hf:x", "no verifier without a scorer; give one with --scorer"),
+        ("plan --from {folder} --target 0.5 --problems 0", "0 problems cost nothing; give how many"),
+        ("doctor localhost:8000", "'localhost:8000' is no URL; write http://localhost:8000/v1"),
+        ("doctor 10.0.0.1:80/v1", "is no URL; write http://10.0.0.1:80/v1"),
+        ("doctor gguf:12", "no GGUF file at '12'"),
+        ("list scorers --probe http://h/v1", "write: itscale list models --probe http://h/v1"),
         ("solve x --model embedded:", "is not of the form embedded"),
         ("solve x --method pruned-majority:calibration={file}", "DecodeError: .{20,120}calibrate success"),
     ],
 )
 def test_a_mistake_is_one_sentence_before_any_work(tmp_path: Path, words: str, says: str):
     """With exit code 2, no traceback, and nothing run."""
-    file, folder = tmp_path / "file", tmp_path / "folder"
+    file, folder, toml = tmp_path / "file", tmp_path / "folder", tmp_path / "empty.toml"
+    toml.touch()
     file.write_bytes(b"\xff\xfe" * 900)
     folder.mkdir()
-    done = CliRunner().invoke(cli.app, words.format(file=file, folder=folder).split())
+    done = CliRunner().invoke(cli.app, words.format(file=file, folder=folder, toml=toml).split())
     assert done.exit_code == 2
     assert done.stdout == ""
     [line] = done.stderr.splitlines()

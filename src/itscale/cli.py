@@ -172,7 +172,9 @@ app.command(epilog="Example: itscale serve --method best-of-n")(serve)
 
 @app.command("list", epilog="Example: itscale list methods")
 def list_names(
-    what: Annotated[str, typer.Argument(help="methods, models, scorers or tasks", metavar="WHAT")],
+    what: Annotated[
+        str, typer.Argument(help="methods, models, scorers or tasks", metavar="WHAT", show_default="all")
+    ] = "all",
     probe: Annotated[str | None, typer.Option(help="models: what a server at this URL honours.")] = None,
 ) -> None:
     """What there is: methods with their options, models, scorers, tasks."""

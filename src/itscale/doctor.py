@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +28,7 @@ from itscale.models.base import Capability, Model
 from itscale.models.openai.http2 import spoken
 from itscale.models.openai.model import OpenAIModel
 from itscale.randomness import Seeded
+from itscale.registry import MODELS
 from itscale.testing import (
     LawBroken,
     check_length_is_not_eos,
@@ -150,7 +152,14 @@ async def diagnose(model: Model) -> Report:
 
 
 def spec_of(text: str) -> str:
-    """The model spec somebody means: a URL alone is the only model of that server."""
+    """The model spec somebody means: a URL alone is the only model of that server.
+
+    Raises:
+        OptionError: it is a host and port, of which nobody knows how it is spoken to.
+    """
+    if re.fullmatch(r"[\w.-]+:\d+(/.*)?", text) and text.partition(":")[0] not in MODELS:
+        url = f"http://{text}" if "/" in text else f"http://{text}/v1"
+        raise OptionError(f"{text!r} is no URL; write {url}")
     return f"openai:@{text}" if text.startswith(("http://", "https://")) else text
 
 
@@ -289,7 +298,7 @@ def probing(what: str, spec: str, load: Callable[[str], Model]) -> Iterator[Rend
         OptionError: `what` is not models, or the spec is of no model.
         ModelError: the server cannot be reached, refuses, or does not speak the protocol.
     """
-    if what != "models":
+    if what not in ("models", "all"):
         raise OptionError(f"only models have servers; write: itscale list models --probe {spec}")
     model = load(spec_of(spec))
     yield facts_table(model)

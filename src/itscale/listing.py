@@ -19,13 +19,16 @@ __all__ = ["listing"]
 
 
 def listing(what: str) -> Iterator[RenderableType]:
-    """Tables and lines on `methods`, `models`, `scorers` or `tasks`.
+    """Tables and lines on `methods`, `models`, `scorers` or `tasks`, or on all of these.
 
     Raises:
         OptionError: it is none of these.
     """
     kinds: dict[str, Mapping[str, Kind[Any]]] = {"models": MODELS, "scorers": SCORERS}
-    if what == "methods":
+    if what == "all":
+        for one in ("methods", "models", "scorers", "tasks"):
+            yield from listing(one)
+    elif what == "methods":
         yield _methods_table()
         common = ", ".join(f"{name}={default}" for name, _, default in COMMON_OPTIONS)
         yield Text(f"every method also takes {common}")

@@ -15,6 +15,7 @@ With several seeds the first one chooses the problems and each draws anew on the
 
 from __future__ import annotations
 
+import math
 import tomllib
 import types
 from collections import Counter
@@ -68,6 +69,10 @@ class Study:
         for name in ("tasks", "models", "methods", "budgets", "seeds"):
             if not getattr(self, name):
                 raise OptionError(f"{name} is empty; a sweep needs at least one of each")
+        if self.concurrency < 1:
+            raise OptionError(f"concurrency {self.concurrency} runs nothing; give at least 1")
+        if not 0 <= self.trace_mb < math.inf:
+            raise OptionError(f"trace_mb is {self.trace_mb:g}; give megabytes, 0 for no traces")
         check_specs(self.models, self.scorers)
         self.sweeps  # noqa: B018  what cannot be run is refused here, before a model is loaded
 

@@ -39,6 +39,8 @@ def plan(
         raise OptionError(did_you_mean("cost", cost, COSTS))
     if not 0 < target <= 1:
         raise OptionError(f"target {target} is no share of problems; give a number above 0 and at most 1")
+    if problems < 1:
+        raise OptionError(f"{problems} problems cost nothing; give how many you will ask, from 1 up")
     run = read_run(folder)
     if not run.rows:
         raise OptionError(f"{folder} has no finished run yet; start it with itscale bench --resume")

@@ -91,7 +91,7 @@ def whole_numbers(what: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise OptionError(f"{what} {text!r} are not whole numbers; write them like 1,4,16,64") from None
+        raise OptionError(f"{what} {text!r} is no list of whole numbers; write it like 4 or 1,4,16") from None
 
 
 def room_for(file: Path | None, option: str) -> None:

@@ -65,12 +65,17 @@ def verifier(
         raise OptionError("give at least 1 problem and 2 samples: one estimates, one measures")
     if aggregate not in AGGREGATIONS:
         raise OptionError(did_you_mean("aggregate", aggregate, AGGREGATIONS))
+    sources = Sources(model, scorer, record, offline)
+    if sources.judge == "none":
+        raise OptionError(
+            "there is no verifier without a scorer; give one with --scorer (itscale list scorers)"
+        )
     method = BestOfN(temperature=temperature, max_tokens=max_tokens, aggregate=aggregate)
     solved = load_task(task)
     drawn = solved.problems(problems, level=level, seed=seed)
 
     async def run() -> list[list[tuple[bool, float | None]]]:
-        async with loaded(Sources(model, scorer, record, offline), [method]) as (asked, judge):
+        async with loaded(sources, [method]) as (asked, judge):
             method.check(asked, judge)
             assert judge is not None
             assert not isinstance(judge, ComparisonScorer)

@@ -249,6 +249,8 @@ def _first_fault(error: ValidationError) -> str:
         }
         known = kinds[section].model_fields if len(first["loc"]) > 1 else Config.model_fields
         return did_you_mean(f"setting {place}, where", name, known)
+    if first["type"] == "missing":
+        return f"{place} is missing; add it"
     return f"{place}: {first['msg']}; change it"
 
 
