@@ -153,3 +153,22 @@ def test_what_the_gateway_reads_of_a_passed_request_has_its_type(fields: dict[st
 
     response = within(ask, keys=KEYS)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_nobody_waits_for_a_retry_that_would_come_too_late(stream: bool):
+    """A server that wants to be left alone for longer than the request has is told of at once, with when."""
+
+    async def ask(world: World) -> Any:
+        assert (await world.chat("majority:n=1/far")).status_code == 200
+        world.upstream.status, world.upstream.headers = 429, {"retry-after": "30"}
+        world.upstream.pieces = [b'{"error": {"message": "slowly", "type": "t", "code": "c"}}']
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        response = await world.chat("majority:n=2/far", stream=stream, itscale={"seconds": 3})
+        return response, loop.time() - began
+
+    response, took = within(ask)
+    assert (response.status_code, response.json()["error"]["code"]) == (429, "c")
+    assert response.headers["retry-after"] == "30"
+    assert took < 1.0

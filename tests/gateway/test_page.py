@@ -20,6 +20,8 @@ GATEWAY = """
 import sys, uvicorn
 from tests.gateway.worlds import World, toy
 world = World(toy(latency_s=0.01))
+said = b'{"choices": [{"index": 0, "delta": {"content": "it is 42"}}]}'
+world.upstream.pieces = [b"data: %s\\n\\n" % said, b"data: [DONE]\\n\\n"]
 uvicorn.run(world.gateway, port=int(sys.argv[1]), log_level="error")
 """
 PAGE = Path(__file__).parents[2] / "src/itscale/gateway/page"
@@ -37,11 +39,8 @@ def _browsed(url: str, profile: Path, budget_ms: int) -> subprocess.CompletedPro
     return subprocess.run([CHROMIUM, *flags, url], capture_output=True, text=True, timeout=120, check=True)
 
 
-@pytest.mark.server
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_a_browser_shows_two_runs_side_by_side(tmp_path: Path):
-    """A link starts them; trees, answers and the comparison are there, and the policy stops nothing."""
+def _shown(link: str, profile: Path) -> subprocess.CompletedProcess[str]:
+    """What a browser shows of a link to a gateway of its own, once nothing runs any more."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -56,14 +55,32 @@ def test_a_browser_shows_two_runs_side_by_side(tmp_path: Path):
             except httpx.TransportError:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
-        link = "prompt=pick+one&left=particle-filter/toy&right=majority/toy&n=4&seed=1&run"
         for budget_ms in (20_000, 100_000, 500_000):
-            shown = _browsed(f"{url}/#{link}", tmp_path, budget_ms)
+            shown = _browsed(f"{url}/#{link}", profile, budget_ms)
             if "state running" not in shown.stdout:
                 break
+        return shown
     finally:
         process.terminate()
         process.wait(30)
+
+
+@pytest.mark.server
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_browser_shows_a_plain_model_of_a_server_beside_a_method(tmp_path: Path):
+    """Its answer passes as it is: a text without a tree, and no refusal of what only methods know."""
+    shown = _shown("prompt=pick+one&left=far&right=majority/toy&n=4&seed=1&run", tmp_path)
+    assert shown.stdout.count('class="state done"') == 2, shown.stdout[-3000:]
+    assert "it is 42" in shown.stdout
+
+
+@pytest.mark.server
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_browser_shows_two_runs_side_by_side(tmp_path: Path):
+    """A link starts them; trees, answers and the comparison are there, and the policy stops nothing."""
+    shown = _shown("prompt=pick+one&left=particle-filter/toy&right=majority/toy&n=4&seed=1&run", tmp_path)
     dom, said = shown.stdout, shown.stderr
     assert dom.count('class="state done"') == 2, dom[-3000:]
     assert dom.count('class="tree"') == 2

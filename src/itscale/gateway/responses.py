@@ -39,6 +39,7 @@ async def create(gateway: Gateway, asking: Asking) -> Response:
     served = asking.runtime.models[plan.model]
     request = read_request(ResponsesRequest, asking.said)
     _refuse_kept(request)
+    _refuse_more_than_text(request)
     refuse_reasoning(plan)
     prompt = _prompt(request)
     shell = _Shell(plan.name, request)
@@ -172,6 +173,13 @@ def _refuse_kept(request: ResponsesRequest) -> None:
                 param=name,
                 code="unsupported_parameter",
             )
+
+
+def _refuse_more_than_text(request: ResponsesRequest) -> None:
+    """What speaks of more than text in and out."""
+    for name in ("tools", "include"):
+        if getattr(request, name):
+            raise _unsupported(name)
 
 
 def _prompt(request: ResponsesRequest) -> Prompt:

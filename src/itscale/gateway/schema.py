@@ -175,8 +175,8 @@ class ResponsesRequest(MethodRequest):
     previous_response_id: str | None = None
     conversation: str | dict[str, Any] | None = None
     background: Literal[False] | None = None
-    include: Annotated[list[str], Field(max_length=0)] | None = None
-    tools: Annotated[list[dict[str, Any]], Field(max_length=0)] | None = None
+    include: Annotated[list[str], Field(max_length=1000)] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=1000)] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
     service_tier: Literal["auto", "default"] | None = None

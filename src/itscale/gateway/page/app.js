@@ -40,7 +40,9 @@ function App() {
     for (const i of two ? [0, 1] : [0]) {
       const request = { model: sides[i].model, messages: [{ role: "user", content: prompt }] };
       if (seed !== "") request.seed = Number(seed);
-      request.itscale = { progress: "events", candidates: true };
+      request.itscale = { progress: "events" };
+      // A model's own name, of which METHOD/NAME are others: its answer is the only candidate.
+      if (!known.some((name) => name.endsWith(`/${sides[i].model}`))) request.itscale.candidates = true;
       if (sides[i].model.includes("/") && sides[i].n) request.itscale.n = Number(sides[i].n);
       const controller = new AbortController();
       stopping.current.push(controller);
@@ -61,7 +63,7 @@ function App() {
   const change = (i, part) => setSides((now) => now.map((s, j) => (i === j ? { ...s, ...part } : s)));
   const begun = useRef(false);
   useEffect(() => {
-    if (LINK.has("run") && !begun.current && sides[0].model) { begun.current = true; start(); }
+    if (LINK.has("run") && !begun.current && known.length && sides[0].model) { begun.current = true; start(); }
   });
   const busy = runs.some((run) => run?.state === "running");
   return html`

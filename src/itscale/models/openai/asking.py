@@ -165,9 +165,12 @@ class Asking:
     def _settled(self, call: Call) -> bool:
         """Charge what a broken attempt brought, if another may be made.
 
-        It may not where the budget has no room for as much once more, nor where somebody heard of it.
+        It may not where the budget has no room for as much once more, or its time is over before the server
+        wants to be asked again, nor where somebody heard of it.
         """
-        lost = call.came.generated
+        lost, seconds = call.came.generated, self.ledger.budget.seconds
+        if seconds is not None and call.wait_s >= seconds - self.ledger.seconds:
+            return False
         if not self.ledger.affords(lost) or (lost and self.heard):
             return False
         if lost:

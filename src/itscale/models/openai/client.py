@@ -59,6 +59,8 @@ class Call:
     """Asked before an attempt is made again: whether it may be. It settles what the last one brought."""
     sent: int = 0
     """Attempts that went out."""
+    wait_s: float = 0.0
+    """How long the server wanted to be left alone after the last one."""
     worked_on: bool = False
     """Whether the server may have read the prompt of the last attempt."""
     assembly: Callable[[], Assembly] = Assembly
@@ -187,7 +189,7 @@ class Endpoint:
             try:
                 return await self._attempt(method, url, body, call)
             except Trouble as trouble:
-                wait_s = trouble.wait_s or 0.0
+                wait_s = call.wait_s = trouble.wait_s or 0.0
                 enough = attempt >= attempts or (trouble.slow and attempt > 1)
                 if enough or wait_s > LONGEST_RETRY_AFTER_S or not call.again(call):
                     told = self.masked(f"{url} {trouble}")
