@@ -140,7 +140,7 @@ def test_the_command_says_how_wrong_the_scorer_is(threshold, cost, said, tmp_pat
         (("--cost", -1), "cost is -1"),
         (("--samples", 1), "2 samples"),
         (("--aggregate", "lst"), "did you mean 'last'"),
-        (("--scorer", "none"), "needs a scorer"),
+        (("--scorer", "none"), "give one with --scorer"),
     ],
 )
 def test_what_cannot_be_forecast_is_refused(words, why):

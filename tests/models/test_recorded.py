@@ -14,7 +14,7 @@ from itscale.models.fake import FakeModel
 from itscale.models.recorded import RecordedModel
 from itscale.randomness import Randomness, Seeded
 from itscale.recording import Recording
-from itscale.testing import MODEL_LAWS, enumerate_law
+from itscale.testing import MODEL_LAWS, check_samples_alike, enumerate_law
 from itscale.types import End, Path, Prompt, Sampling, Step, Until
 from tests.bench.worlds import coin_model
 from tests.models.recorded_runs import ask, in_session
@@ -40,7 +40,8 @@ def test_the_laws_of_models_hold_live_and_replayed(law: Any, file: FilePath):
     for turn in range(2):
         before = inner.calls
         in_session(file, lambda recording: law(RecordedModel(inner, recording), [PROMPT]))
-        assert (inner.calls > before) == (turn == 0)
+        # A model that draws nothing together is asked nothing of that.
+        assert (inner.calls > before) == (turn == 0 and law is not check_samples_alike)
 
 
 @pytest.mark.parametrize("until", [STEP, END])
