@@ -101,15 +101,13 @@ class SharedSamples(WrappedModel):
     samples of a few. Stepwise calls go straight to the model.
     """
 
+    has_extend_each = True
+
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         self._prompts: dict[Prompt, _Memory[Hashable, list[Path]]] = {}
         self._draws: dict[Prompt, Draws] = {}
         self._shared_before = 0
-
-    @property
-    def samples_together(self) -> bool:
-        return self._model.samples_together and self.samples_alike
 
     @property
     def shared_tokens(self) -> int:

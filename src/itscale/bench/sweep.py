@@ -282,6 +282,8 @@ def _trace(result: Result, verdicts: Sequence[bool]) -> dict[str, Any]:
 class _Witness(WrappedModel):
     """The model of one run; knows the run's account even if the run raises."""
 
+    has_extend_each = True
+
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         self._ledger: Ledger | None = None
@@ -291,11 +293,6 @@ class _Witness(WrappedModel):
     ) -> list[Path]:
         self._ledger = ledger
         return await self._model.extend(path, n, until, sampling, rng, ledger)
-
-    @property
-    def samples_together(self) -> bool:
-        # Shared, recorded, raced or none of it: a run draws what it always would.
-        return self._model.samples_together and self.samples_alike
 
     async def extend_each(
         self,

@@ -140,12 +140,12 @@ def plan_for(config: Config, name: str, options: ItscaleOptions) -> Plan:
             code="invalid_value",
         )
     try:
-        method, generations = _method(spec)
+        method, generations, written = _method(spec)
     except OptionError as error:
         raise Fault(400, str(error), param=param, code="invalid_option") from None
     if method is not None and preset.temperature is not None:
         method = replace(method, temperature=preset.temperature)
-    limits, written = config.limits, _max_tokens(spec)
+    limits = config.limits
     longest = preset.max_tokens or (written if ours else None) or limits.max_tokens
     if method is not None:
         if not ours:
@@ -190,14 +190,14 @@ def _preset(config: Config, name: str) -> Preset:
 
 
 @lru_cache(maxsize=1024)
-def _method(spec: str) -> tuple[Method | None, int | None]:
-    """The method of a spec, and its option n, which is the budget's.
+def _method(spec: str) -> tuple[Method | None, int | None, int | None]:
+    """The method of a spec, its option n, which is the budget's, and its max_tokens where it states them.
 
     Raises:
         OptionError: there is no such method, or it has no such option.
     """
     if not spec:
-        return None, None
+        return None, None, None
     name, _, rest = spec.partition(":")
     parts = rest.split(",") if rest else []
     own = [part for part in parts if part.partition("=")[0].strip() == "n"]
@@ -209,15 +209,8 @@ def _method(spec: str) -> tuple[Method | None, int | None]:
         raise OptionError(f"n in {spec!r} is no whole number; write {name}:n=16") from None
     if len(values) > 1 or any(value < 1 for value in values):
         raise OptionError(f"n in {spec!r} must be one number from 1; write {name}:n=16")
-    return method, values[0] if values else None
-
-
-def _max_tokens(spec: str) -> int | None:
-    """The option of that name, where the spec of a method states it."""
-    stated = (part.partition("=") for part in spec.partition(":")[2].split(","))
-    return next(
-        (int(value) for key, _, value in stated if key.strip().replace("-", "_") == "max_tokens"), None
-    )
+    stated = {part.partition("=")[0].strip().replace("-", "_") for part in others}
+    return method, values[0] if values else None, method.max_tokens if "max_tokens" in stated else None
 
 
 def _within(what: str, wanted: float | None, limit: float | None, param: str | None = None) -> None:

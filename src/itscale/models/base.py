@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
+from typing import ClassVar
 
 from itscale.budget import Ledger, Price
 from itscale.errors import OptionError, PromptError
@@ -220,9 +221,11 @@ def check_plain(prompt: Prompt, model: str) -> None:
 class WrappedModel(Model):
     """A model that is another one but for what a subclass changes.
 
-    It draws no samples together: what `extend` changes would be missing. A subclass that changes
-    `extend_each` too may say that it does, where they are `samples_alike`.
+    It draws no samples together, as what `extend` changes would be missing, unless a subclass says that it
+    has its own `extend_each`; and then only such as are `samples_alike`.
     """
+
+    has_extend_each: ClassVar[bool] = False
 
     def __init__(self, model: Model) -> None:
         self.name = model.name
@@ -237,6 +240,10 @@ class WrappedModel(Model):
     @property
     def prefers_n(self) -> bool:
         return self._model.prefers_n
+
+    @property
+    def samples_together(self) -> bool:
+        return self.has_extend_each and self._model.samples_together and self.samples_alike
 
     @property
     def samples_alike(self) -> bool:

@@ -48,6 +48,8 @@ class RecordedModel(WrappedModel):
         OptionError: the draws are not those of a seed (an enumerator's, say).
     """
 
+    has_extend_each = True
+
     def __init__(self, model: Model, recording: Calls) -> None:
         super().__init__(model)
         self._recording = recording
@@ -56,10 +58,6 @@ class RecordedModel(WrappedModel):
     @property
     def identity(self) -> str:
         return self._identity
-
-    @property
-    def samples_together(self) -> bool:
-        return self._model.samples_together and self.samples_alike
 
     async def extend(
         self, path: Path, n: int, until: Until, sampling: Sampling, rng: Randomness, ledger: Ledger

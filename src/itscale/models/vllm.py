@@ -189,9 +189,9 @@ class VLLMModel(Model):
                 f"{self.name} tells log-probabilities of given tokens at temperature 1 without top-p and "
                 "top-k; use these, or hf:PATH, which tells them always"
             )
-        ids = [*self.prompts.of_path(path), *path.token_ids, *token_ids]
         if not token_ids:
             return ()
+        ids = [*self.prompts.of_path(path), *path.token_ids, *token_ids]
         if len(ids) >= self._max_context:
             raise ModelError(
                 f"{len(ids)} tokens are given and the model's context holds {self._max_context}, "
@@ -199,10 +199,8 @@ class VLLMModel(Model):
             )
         import vllm
 
-        tally, parameters = (
-            _Tally(),
-            vllm.SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False),
-        )
+        parameters = vllm.SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        tally = _Tally()
         try:
             await self._home.wait_for(self._generate(ids, parameters, tally))
         except Exception as error:
@@ -212,9 +210,8 @@ class VLLMModel(Model):
         return tuple(tally.given[-len(token_ids) :])
 
     async def close(self) -> None:
-        engine, self._engine = self._engine, None
-        self._home.run(_called(engine.shutdown))
-        del engine  # what is left of it at the end of the process complains
+        self._home.run(_called(self._engine.shutdown))
+        self._engine = None  # one that is left at the end of the process complains
         self._home.close()
 
     def _parameters(self, until: Until, sampling: Sampling, seed: int) -> Any:
